@@ -1,0 +1,200 @@
+"""The nouns that cross rooms, and the law of their shapes. numpy only.
+
+Shape law: time first, then batch, then features: `[T, B, ...]`.
+
+For t in 0..T-1: `obs[t] -> action[t] -> reward[t], terminated[t], truncated[t]`.
+`obs` has T+1 rows; row T (or row `length`, where an unroll was cut short) only bootstraps.
+The reward for `action[t]` arrives with the lane's next message; `rollouts.unrolls` pairs them.
+
+Endings have three spellings. *terminated*: value 0 behind it. *truncated*: bootstrap from the
+true final observation, which is not `obs[t+1]` (that one begins the next episode) but the row
+of `final_obs` that `final_index` points to. *interrupted* (the simulator vanished, or went on
+without us): never learned as an ending; the unroll is cut before the step whose outcome nobody
+saw, so no row of a batch carries it.
+
+Rewards are stored as sent; scaling and clipping are the learner's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sim_clients.protocol.spaces import Box, Leaf, Space, choices, leaves
+
+Leaves = tuple[np.ndarray, ...]
+"""One array per leaf of a space, in the protocol's order."""
+
+
+@dataclass(frozen=True)
+class PolicySpaces:
+    """What a policy sees and does."""
+
+    observation: Space
+    action: Space
+    mask: bool = False  # every observation comes with an action mask
+
+
+class ActionLayout:
+    """An action space as K categoricals and D real numbers, whatever its nesting.
+
+    Discrete, MultiDiscrete and MultiBinary elements become `categories`: int64 `[..., K]`, each
+    counted from 0. Box elements become `reals`: float32 `[..., D]`, as the simulator gets them.
+
+    Attributes:
+        nvec: int64[K], options of each categorical.
+        mask_width: sum of nvec; a mask is uint8 `[..., mask_width]`, 1 = allowed.
+        low, high: float32[D], bounds of the reals (infinite where there is none).
+    """
+
+    def __init__(self, space: Space):
+        self.space = space
+        self.leaves: list[tuple[str, Leaf]] = leaves(space)
+        none = np.zeros(0, np.int64)
+        self.nvec = np.concatenate([choices(leaf) for _, leaf in self.leaves] or [none])
+        boxes = [leaf for _, leaf in self.leaves if isinstance(leaf, Box)]
+        flat = [(b.low.reshape(-1), b.high.reshape(-1)) for b in boxes]
+        self.low = np.concatenate([low for low, _ in flat] or [none]).astype(np.float32)
+        self.high = np.concatenate([high for _, high in flat] or [none]).astype(np.float32)
+
+    @property
+    def categories(self) -> int:
+        """K."""
+        return len(self.nvec)
+
+    @property
+    def reals(self) -> int:
+        """D."""
+        return len(self.low)
+
+    @property
+    def mask_width(self) -> int:
+        return int(self.nvec.sum())
+
+    def to_leaves(self, categories: np.ndarray, reals: np.ndarray) -> list[np.ndarray]:
+        """`[n, K]`, `[n, D]` -> one contiguous column per leaf, `[n, *shape]`, wire dtype."""
+        columns, k, d, n = [], 0, 0, len(categories)
+        for _, leaf in self.leaves:
+            if isinstance(leaf, Box):
+                size = leaf.low.size
+                column = reals[:, d : d + size]
+                if leaf.dtype.kind in "ui":
+                    column = np.rint(column)
+                d += size
+            else:
+                size = choices(leaf).size
+                column = categories[:, k : k + size]
+                start = getattr(leaf, "start", 0)
+                if np.any(start):
+                    column = column + np.reshape(start, -1)
+                k += size
+            columns.append(np.ascontiguousarray(column.reshape((n, *leaf.shape)), dtype=leaf.dtype))
+        return columns
+
+    def from_leaves(self, columns: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The inverse: columns -> (categories int64 `[n, K]`, reals float32 `[n, D]`).
+
+        Values are taken as they come; `violation` says whether they are in the space.
+        """
+        n = len(columns[0])
+        cats: list[np.ndarray] = [np.zeros((n, 0), np.int64)]
+        reals: list[np.ndarray] = [np.zeros((n, 0), np.float32)]
+        for (_, leaf), column in zip(self.leaves, columns, strict=True):
+            flat = column.reshape(n, -1)
+            if isinstance(leaf, Box):
+                reals.append(flat.astype(np.float32))
+            else:
+                cats.append(flat.astype(np.int64) - np.reshape(getattr(leaf, "start", 0), -1))
+        return np.concatenate(cats, axis=1), np.concatenate(reals, axis=1)
+
+
+@dataclass
+class Batch:
+    """What a learner gets: B unrolls of up to T steps, time first.
+
+    Rows t >= lengths[b] of column b are padding (poisoned: NaN, -1, 0xAB), except that
+    `obs[lengths[b], b]` is the bootstrap observation. Inside a column the only episode
+    boundaries are terminated or truncated steps.
+    """
+
+    obs: Leaves  # each [T+1, B, ...], as the policy saw it (preprocessed)
+    categories: np.ndarray  # int64 [T, B, K]
+    reals: np.ndarray  # float32 [T, B, D]
+    logp: np.ndarray  # float32 [T, B], of the behaviour policy
+    rewards: np.ndarray  # float32 [T, B]
+    terminated: np.ndarray  # bool [T, B]
+    truncated: np.ndarray  # bool [T, B]
+    lengths: np.ndarray  # int64 [B], 1..T
+    versions: np.ndarray  # int64 [T, B], policy version behind each action
+    lanes: np.ndarray  # int64 [B]
+    episodes: np.ndarray  # int64 [T, B], running number of the episode
+    masks: np.ndarray | None  # uint8 [T, B, W]; None where the policy has none
+    final_obs: Leaves  # each [F, ...]: true final observations of truncated steps
+    final_index: np.ndarray  # int64 [F, 2]: (t, b) of each of them
+
+    @property
+    def steps(self) -> int:
+        """Valid steps."""
+        return int(self.lengths.sum())
+
+    @property
+    def valid(self) -> np.ndarray:
+        """bool [T, B]: which rows are steps rather than padding."""
+        return np.arange(self.rewards.shape[0])[:, None] < self.lengths[None, :]
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """What comes back from one learner call.
+
+    Attributes:
+        policy: name.
+        updates: how many updates this learner has made, this one included.
+        weights: the whole inference network, flat, float32 `[P]`, read-only.
+        metrics: losses and the like, all finite numbers unless learning broke.
+        steps: steps trained on.
+    """
+
+    policy: str
+    updates: int
+    weights: np.ndarray
+    metrics: dict[str, float]
+    steps: int
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A finished (or abandoned) episode, as the gateway saw it.
+
+    Attributes:
+        ending: "terminated", "truncated" or "interrupted".
+        complete: False where the beginning was not seen (the server came back in between).
+        evaluation: played greedily and not trained on.
+    """
+
+    policy: str
+    group: str
+    session: str
+    lane: int
+    number: int
+    length: int
+    return_: float
+    ending: str
+    complete: bool
+    evaluation: bool
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PolicyState:
+    """Everything a policy needs to go on elsewhere: what a checkpoint stores per policy.
+
+    Attributes:
+        tensors: name -> array (weights, optimiser moments, normalisation).
+        data: JSON-able rest (counters, schedules, coefficients, generator states as hex).
+    """
+
+    tensors: dict[str, np.ndarray]
+    data: dict[str, Any]

@@ -1,0 +1,3 @@
+"""The version of the wire, apart from the version of the package."""
+
+PROTOCOL_VERSION = 1
