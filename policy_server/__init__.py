@@ -1,0 +1,65 @@
+"""The server's side: policies, their learners, and the door that simulators come through.
+
+    from policy_server import PPOConfig
+
+    algorithm = PPOConfig().environment("CartPole-v1").simulators(2, lanes=8).build()
+
+Reading order: `types` (the nouns), `config` (every setting), `builder` (how they are given),
+`algorithm` (build, train, evaluate, save), `server` (how the rooms are wired).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from policy_server.algorithm import Algorithm
+    from policy_server.builder import AlgorithmConfig, PPOConfig
+    from policy_server.callbacks import Callbacks
+    from policy_server.errors import (
+        AddressError,
+        CheckpointError,
+        ConfigError,
+        LearnerError,
+        PolicyServerError,
+        RunDirError,
+        SimulatorError,
+        UnsupportedSpaceError,
+    )
+    from policy_server.settings import Settings
+
+__all__ = [
+    "AddressError",
+    "Algorithm",
+    "AlgorithmConfig",
+    "Callbacks",
+    "CheckpointError",
+    "ConfigError",
+    "LearnerError",
+    "PPOConfig",
+    "PolicyServerError",
+    "RunDirError",
+    "Settings",
+    "SimulatorError",
+    "UnsupportedSpaceError",
+]
+
+# Resolved on first use, so that `import policy_server` costs nothing and needs no extra.
+_HOMES = {
+    "Algorithm": "algorithm",
+    "AlgorithmConfig": "builder",
+    "Callbacks": "callbacks",
+    "PPOConfig": "builder",
+    "Settings": "settings",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'policy_server' has no attribute {name!r}")
+    return getattr(import_module(f"policy_server.{_HOMES.get(name, 'errors')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

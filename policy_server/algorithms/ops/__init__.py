@@ -1,0 +1,1 @@
+"""Mathematics that algorithms share: pure functions of tensors, time-indexed and cited."""

@@ -1,0 +1,63 @@
+"""A batch's observations as rows of tensors, fetched where and when they are needed."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from policy_server.types import Batch, Leaves
+
+CHUNK_ELEMENTS = 1 << 24
+"""Numbers in one chunk of observations, or 64 MiB once they are float32."""
+
+_WIDER = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}  # torch cannot index these
+
+
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """The same memory as a tensor, to be read only: arrays from an object store may be
+    read-only, about which torch warns."""
+    array = array.astype(_WIDER.get(array.dtype.name, array.dtype), copy=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.ascontiguousarray(array))
+
+
+class ObservationRows:
+    """Observations by row number, in their storage dtype until they are asked for.
+
+    Shapes: leaves `[R, ...]`; a row of step t in column b of a batch is t * B + b.
+    """
+
+    def __init__(self, leaves: Leaves, device: torch.device):
+        self._leaves = [as_tensor(leaf).to(device) for leaf in leaves]
+        self._device = device
+        numbers = sum(math.prod(leaf.shape[1:]) for leaf in leaves)
+        self._chunk = max(1, CHUNK_ELEMENTS // max(numbers, 256))
+
+    @classmethod
+    def of_batch(cls, batch: Batch, device: torch.device) -> ObservationRows:
+        """All `[T+1, B]` of them, padding included (which nobody may ask for)."""
+        flat = [leaf.reshape((-1, *leaf.shape[2:])) for leaf in batch.obs]
+        return cls(tuple(flat), device)
+
+    def __getitem__(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """int64 `[n]` -> leaves `[n, ...]`."""
+        return tuple(leaf.index_select(0, rows) for leaf in self._leaves)
+
+    def chunks(self, rows: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+        """The rows in order, in pieces of bounded memory."""
+        for some in torch.split(rows, self._chunk):
+            yield self[some]
+
+    def evaluate(
+        self, rows: torch.Tensor, function: Callable[[tuple[torch.Tensor, ...]], torch.Tensor]
+    ) -> torch.Tensor:
+        """`function` of all rows, chunk by chunk, without gradients."""
+        if len(rows) == 0:
+            return torch.zeros(0, device=self._device)
+        with torch.no_grad():
+            return torch.cat([function(chunk) for chunk in self.chunks(rows)])

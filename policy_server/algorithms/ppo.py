@@ -1,0 +1,392 @@
+"""Proximal Policy Optimisation with clipped ratios and an adaptive KL penalty.
+
+Maximises, over several epochs of shuffled minibatches of the same steps,
+
+    E_t[ min(r_t A_t, clip(r_t, 1 - eps, 1 + eps) A_t)       equation 7
+         - c_kl KL(pi_old(s_t) || pi(s_t))                   equation 8
+         - c_vf (V(s_t) - R_t)^2 + c_ent H(pi(s_t)) ]        equation 9
+
+with r_t = pi(a_t | s_t) / pi_old(a_t | s_t), advantages A_t and returns R_t from generalised
+advantage estimation, computed once with the weights of before the update.
+
+Source: Schulman et al., https://arxiv.org/abs/1707.06347. Options and their defaults carry the
+meaning they have in RLlib. Where this page deviates:
+
+- Clipping and KL penalty work together; the paper compares them as alternatives.
+- pi_old in r_t is the policy that acted (its log-probability came with the step); in the KL it
+  is the policy as it stands before the update. The two are the same unless steps are older.
+- The squared error of the value function is cut off at `vf_clip_param`.
+- Advantages are normalised over the whole batch, once.
+- Minibatches are as equal in size as can be (they differ by one step), so that each step counts
+  once per epoch and no small remainder makes a noisy step.
+- Steps that were truncated bootstrap from their true final observation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from policy_server.algorithms.observations import ObservationRows, as_tensor
+from policy_server.algorithms.ops.distributions import ActionDistribution, HeadLayout
+from policy_server.algorithms.ops.gae import explained_variance, gae
+from policy_server.algorithms.ops.losses import (
+    adapted_kl_coeff,
+    clipped_squared_error,
+    clipped_surrogate,
+)
+from policy_server.algorithms.ops.schedules import scheduled
+from policy_server.algorithms.optimizer import CLIPPINGS, FlatAdam
+from policy_server.algorithms.options import Options
+from policy_server.config import ModelConfig
+from policy_server.errors import CheckpointError, LearnerError
+from policy_server.networks import build_network
+from policy_server.types import ActionLayout, Batch, PolicySpaces, PolicyState
+
+Schedule = Sequence[Sequence[float]]
+"""[[env step, value], ...], linear in between, constant behind the last; the first is at 0."""
+
+
+@dataclass(frozen=True)
+class PPOTraining:
+    """What can be set, with the customary defaults.
+
+    Attributes:
+        lr: step size of Adam, > 0.
+        lr_schedule: step size over environment steps, instead of `lr`; None: constant.
+        gamma: discount per step, 0..1.
+        lambda_: of generalised advantage estimation, 0..1: 0 trusts the value function, 1 only
+            the rewards.
+        train_batch_size: steps per update.
+        minibatch_size: steps per gradient step, at most train_batch_size.
+        num_epochs: how often each step is used.
+        clip_param: epsilon, how far r_t may move from 1, > 0.
+        vf_clip_param: cut-off of the *squared* error of the value function, in squared units of
+            the (scaled) return: larger errors give no gradient at all, so it should exceed
+            the square of typical returns; None: no cut-off. Watch `vf_clip_fraction`.
+        vf_loss_coeff: c_vf, >= 0.
+        entropy_coeff: c_ent, >= 0.
+        entropy_coeff_schedule: c_ent over environment steps, instead of `entropy_coeff`.
+        use_kl_loss: penalise KL, with a coefficient that adapts.
+        kl_coeff: c_kl at first, > 0 if use_kl_loss.
+        kl_target: mean KL per update that c_kl steers to, > 0, in nats.
+        grad_clip: limit of the gradient, > 0; None: no limit.
+        grad_clip_by: what is limited: "global_norm" (norm of the whole gradient), "norm" (of
+            each parameter tensor) or "value" (each number).
+        normalize_advantages: to mean 0 and deviation 1 over the batch.
+        adam_eps: epsilon of Adam, > 0.
+
+    Raises:
+        ConfigError: a value is impossible, or two of them contradict each other.
+    """
+
+    lr: float = 5e-5
+    lr_schedule: Schedule | None = None
+    gamma: float = 0.99
+    lambda_: float = 1.0
+    train_batch_size: int = 4000
+    minibatch_size: int = 128
+    num_epochs: int = 30
+    clip_param: float = 0.3
+    vf_clip_param: float | None = 10.0
+    vf_loss_coeff: float = 1.0
+    entropy_coeff: float = 0.0
+    entropy_coeff_schedule: Schedule | None = None
+    use_kl_loss: bool = True
+    kl_coeff: float = 0.2
+    kl_target: float = 0.01
+    grad_clip: float | None = None
+    grad_clip_by: str = "global_norm"
+    normalize_advantages: bool = True
+    adam_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        options = Options(self)
+        for name in ("lr", "clip_param", "kl_target", "adam_eps"):
+            options.number(name, 0.0, above=True)
+        for name in ("vf_clip_param", "grad_clip"):
+            options.number(name, 0.0, above=True, optional=True)
+        for name in ("gamma", "lambda_"):
+            options.number(name, 0.0, 1.0)
+        for name in ("vf_loss_coeff", "entropy_coeff", "kl_coeff"):
+            options.number(name, 0.0)
+        for name in ("train_batch_size", "minibatch_size", "num_epochs"):
+            options.integer(name, 1)
+        for name in ("use_kl_loss", "normalize_advantages"):
+            options.flag(name)
+        options.one_of("grad_clip_by", CLIPPINGS)
+        for name in ("lr_schedule", "entropy_coeff_schedule"):
+            object.__setattr__(self, name, options.schedule(name, 0.0))
+        if self.minibatch_size > self.train_batch_size:
+            options.refuse(
+                "minibatch_size", "train_batch_size", "a minibatch is a part of the batch"
+            )
+        if self.use_kl_loss and self.kl_coeff == 0:
+            options.refuse(
+                "use_kl_loss", "kl_coeff", "0 cannot adapt; set use_kl_loss=False for no penalty"
+            )
+
+
+class Minibatch(NamedTuple):
+    """Steps to learn from, in any order."""
+
+    categories: torch.Tensor  # int64 [N, K]
+    reals: torch.Tensor  # [N, D]
+    logp: torch.Tensor  # [N], of the policy that acted
+    advantages: torch.Tensor  # [N]
+    returns: torch.Tensor  # [N]
+    old: ActionDistribution  # of the policy before the update
+
+
+class Terms(NamedTuple):
+    """What the loss is made of, step by step, each `[N]`."""
+
+    surrogate: torch.Tensor
+    vf_error: torch.Tensor
+    entropy: torch.Tensor
+    kl: torch.Tensor
+    ratio: torch.Tensor
+
+
+def ppo_loss(
+    new: ActionDistribution,
+    values: torch.Tensor,
+    mb: Minibatch,
+    config: PPOTraining,
+    *,
+    entropy_coeff: float,
+    kl_coeff: float,
+) -> tuple[torch.Tensor, Terms]:
+    """The negative of this page's objective, a mean over the minibatch; and its terms.
+
+    Shapes: `new` of N steps, values `[N]` -> scalar.
+    """
+    assert values.shape == mb.logp.shape == mb.advantages.shape == mb.returns.shape
+    ratio = torch.exp(new.log_prob(mb.categories, mb.reals) - mb.logp)
+    surrogate = clipped_surrogate(ratio, mb.advantages, config.clip_param)
+    vf_error = clipped_squared_error(values, mb.returns, config.vf_clip_param)
+    entropy = new.entropy()
+    kl = mb.old.kl(new)
+    assert surrogate.shape == vf_error.shape == entropy.shape == kl.shape == values.shape
+    loss = config.vf_loss_coeff * vf_error - surrogate
+    if kl_coeff:
+        loss = loss + kl_coeff * kl
+    if entropy_coeff:
+        loss = loss - entropy_coeff * entropy
+    return loss.mean(), Terms(surrogate, vf_error, entropy, kl, ratio)
+
+
+class PPO:
+    """A policy that learns by PPO.
+
+    Attributes:
+        network: the policy's `networks.PolicyNetwork`.
+        kl_coeff: c_kl as it stands; 0 without the penalty.
+    """
+
+    def __init__(
+        self,
+        spaces: PolicySpaces,
+        model: ModelConfig,
+        config: PPOTraining,
+        *,
+        seed: int,
+        device: torch.device,
+        reward_scale: float = 1.0,
+        reward_clip: float | None = None,
+    ):
+        self.config = config
+        self.device = device
+        self.reward_scale, self.reward_clip = reward_scale, reward_clip
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = build_network(spaces, model).to(device, torch.float32)
+        self.head = HeadLayout(ActionLayout(spaces.action), device)
+        self.optimizer = FlatAdam(self.network, config.adam_eps)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.kl_coeff = config.kl_coeff if config.use_kl_loss else 0.0
+
+    def update(self, batch: Batch, env_steps: int) -> dict[str, float]:
+        """Learns from one batch; `env_steps` (in all so far) is where schedules stand.
+
+        Raises:
+            LearnerError: the numbers broke. The weights are spoilt: load the last state.
+        """
+        c = self.config
+        lr = scheduled(c.lr_schedule, c.lr, env_steps)  # type: ignore[arg-type]
+        entropy_coeff = scheduled(c.entropy_coeff_schedule, c.entropy_coeff, env_steps)  # type: ignore[arg-type]
+        obs = ObservationRows.of_batch(batch, self.device)
+        b_columns, metrics = self._prepare(batch, obs)
+
+        steps = batch.steps
+        parts = math.ceil(steps / c.minibatch_size)
+        reports: list[torch.Tensor] = []
+        self.network.train()
+        for epoch in range(c.num_epochs):
+            order = torch.randperm(steps, generator=self.generator).to(self.device)
+            shuffled = [column.index_select(0, order) for column in b_columns]
+            for mb_columns in zip(*(c.tensor_split(parts) for c in shuffled), strict=True):
+                rows, mask, old, categories, reals, logp, advantages, returns = mb_columns
+                old_policy = self.head.unpack(old)
+                mb = Minibatch(categories, reals, logp, advantages, returns, old_policy)
+                head, values = self.network(obs[rows])
+                new = self._distribution(head, mask)
+                loss, terms = ppo_loss(
+                    new, values, mb, c, entropy_coeff=entropy_coeff, kl_coeff=self.kl_coeff
+                )
+                self.optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                if epoch == c.num_epochs - 1:
+                    reports.append(self._report(loss, terms))
+                if c.grad_clip is not None:
+                    self.optimizer.clip(c.grad_clip, c.grad_clip_by)
+                self.optimizer.step(lr)
+
+        metrics |= dict(zip(_REPORT, torch.stack(reports).mean(0).tolist(), strict=True))
+        metrics |= {"lr": lr, "entropy_coeff": entropy_coeff, "kl_coeff": self.kl_coeff}
+        self._check_finite(batch, metrics)
+        self.kl_coeff = adapted_kl_coeff(self.kl_coeff, metrics["kl"], c.kl_target)
+        return metrics
+
+    def _prepare(
+        self, batch: Batch, obs: ObservationRows
+    ) -> tuple[list[torch.Tensor], dict[str, float]]:
+        """Everything that stays the same during the update, one row per valid step."""
+        c, network = self.config, self.network.eval()
+        steps, lanes = batch.rewards.shape
+        valid = as_tensor(batch.valid)  # [T, B]
+        ended = as_tensor(batch.terminated) | as_tensor(batch.truncated)
+        rows = valid.reshape(-1).nonzero().squeeze(1)  # [N]
+        last = torch.arange(lanes) + lanes * (as_tensor(batch.lengths) - 1)  # [B]
+        bootstrap = last[~ended.reshape(-1)[last]] + lanes
+        finals = ObservationRows(batch.final_obs, self.device)
+
+        # Rows nobody computed stay NaN, so that reading one shows.
+        values = torch.full(((steps + 1) * lanes,), torch.nan)
+        final_values = torch.full((steps, lanes), torch.nan)
+        at = rows.to(self.device)
+        heads_values = obs.evaluate(at, lambda o: torch.cat(_columns(*network(o)), dim=1))
+        heads, values[rows] = heads_values[:, :-1], heads_values[:, -1].cpu()
+        values[bootstrap] = obs.evaluate(bootstrap.to(self.device), network.value).cpu()
+        t, b = as_tensor(batch.final_index).unbind(1)
+        all_finals = torch.arange(len(t), device=self.device)
+        final_values[t, b] = finals.evaluate(all_finals, network.value).cpu()
+
+        rewards = as_tensor(batch.rewards).float() * self.reward_scale
+        if self.reward_clip is not None:
+            rewards = rewards.clamp(-self.reward_clip, self.reward_clip)
+        advantages, returns = gae(
+            rewards, values.view(steps + 1, lanes), final_values, as_tensor(batch.terminated),
+            as_tensor(batch.truncated), valid, gamma=c.gamma, lambda_=c.lambda_,
+        )  # fmt: skip
+
+        def column(array: torch.Tensor) -> torch.Tensor:
+            """`[T, B, ...]` -> `[N, ...]` on the device."""
+            return array.flatten(0, 1).index_select(0, rows).to(self.device)
+
+        masks = torch.zeros(steps, lanes, 0) if batch.masks is None else as_tensor(batch.masks)
+        mask, logp = column(masks), column(as_tensor(batch.logp))
+        categories, reals = column(as_tensor(batch.categories)), column(as_tensor(batch.reals))
+        b_advantages, b_returns = column(advantages), column(returns)
+        with torch.no_grad():
+            old = self._distribution(heads, mask)
+            ratio_error = (old.log_prob(categories, reals) - logp).expm1().abs().max()
+            metrics = {
+                "vf_explained_var": explained_variance(values[rows], returns.view(-1)[rows]).item(),
+                "first_ratio_error": ratio_error.item(),
+            }
+            if c.normalize_advantages:
+                deviation = b_advantages.std(unbiased=False).clamp(min=1e-4)
+                b_advantages = (b_advantages - b_advantages.mean()) / deviation
+            packed = self.head.pack(old)
+        return [at, mask, packed, categories, reals, logp, b_advantages, b_returns], metrics
+
+    def _distribution(self, head: torch.Tensor, mask: torch.Tensor) -> ActionDistribution:
+        return self.head.distribution(head, self.network.log_std, mask if mask.shape[1] else None)
+
+    def _report(self, loss: torch.Tensor, terms: Terms) -> torch.Tensor:
+        """What one minibatch adds to the metrics; order as in `_REPORT`."""
+        c = self.config
+        with torch.no_grad():
+            limit = math.inf if c.vf_clip_param is None else c.vf_clip_param
+            numbers = [
+                loss,
+                -terms.surrogate.mean(),
+                terms.vf_error.mean(),
+                terms.entropy.mean(),
+                terms.kl.mean(),
+                ((terms.ratio - 1).abs() > c.clip_param).float().mean(),
+                (terms.vf_error >= limit).float().mean(),
+                self.optimizer.gradient_norm(),
+            ]
+            return torch.stack(numbers)
+
+    def _check_finite(self, batch: Batch, metrics: dict[str, float]) -> None:
+        weights = float(torch.linalg.vector_norm(self.optimizer.weights.detach()))
+        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if not math.isfinite(weights):
+            broken.append("weights")
+        if not broken:
+            return
+        culprits = [
+            name
+            for name, column in (("rewards", batch.rewards), ("logp", batch.logp))
+            if not np.isfinite(column[batch.valid]).all()
+        ]
+        cause = (
+            f"the batch's {' and '.join(culprits)} were not finite"
+            if culprits
+            else "observations may hold NaN, or lr is too large"
+        )
+        raise LearnerError(
+            f"PPO: expected finite numbers after the update, got {', '.join(broken)} that are "
+            f"not: {cause}. The weights are spoilt; go on from the last state."
+        )
+
+    def state(self) -> PolicyState:
+        """All that `load` needs to go on exactly from here (random numbers that a custom
+        network draws for itself excepted)."""
+        tensors = {
+            f"network.{name}": tensor.detach().cpu().numpy().copy()
+            for name, tensor in self.network.state_dict().items()
+        }
+        generator = bytes(self.generator.get_state().tolist()).hex()
+        return PolicyState(
+            tensors | self.optimizer.state(), {"kl_coeff": self.kl_coeff, "generator": generator}
+        )
+
+    def load(self, state: PolicyState) -> None:
+        """Goes on from what `state` returned.
+
+        Raises:
+            CheckpointError: it belongs to another network.
+        """
+        network = {
+            name.removeprefix("network."): torch.tensor(array)
+            for name, array in state.tensors.items()
+            if name.startswith("network.")
+        }
+        try:
+            self.network.load_state_dict(network)
+        except RuntimeError as error:
+            raise CheckpointError(f"The stored network does not fit this one: {error}") from error
+        self.optimizer.load(state.tensors)
+        self.kl_coeff = float(state.data["kl_coeff"])
+        generator = torch.tensor(list(bytes.fromhex(state.data["generator"])), dtype=torch.uint8)
+        self.generator.set_state(generator)
+
+
+_REPORT = (
+    "total_loss", "policy_loss", "vf_loss", "entropy", "kl", "clip_fraction", "vf_clip_fraction",
+    "grad_norm",
+)  # fmt: skip
+"""Metrics that are means over the minibatches of the last epoch."""
+
+
+def _columns(head: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return head, value.unsqueeze(1)

@@ -1,0 +1,186 @@
+"""Do the settings make sense, alone and together? Run once, whenever Settings are made.
+
+Every error names each setting involved by its path, with its value, and a way out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from policy_server.errors import ConfigError
+
+if TYPE_CHECKING:
+    from policy_server.settings import PolicySettings, Settings
+
+ACTIVATIONS = ("tanh", "relu", "leaky_relu", "elu", "silu", "gelu")
+MODES = ("sync", "async")
+EXECUTORS = ("auto", "numpy", "torch")
+STORAGE_DTYPES = ("float32", "float16")
+RESERVED_NAMES = ("dropped", "evaluation")
+"""First parts of metric keys ("dropped/stale_policy"), which no policy may take."""
+
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+# Path -> smallest value allowed; None, where the field allows it, is always fine.
+_AT_LEAST: dict[str, int] = {
+    "simulators.num": 0,
+    "simulators.lanes": 1,
+    "simulators.max_restarts": 0,
+    "collection.fragment_length": 1,
+    "collection.max_policy_lag": 0,
+    "collection.max_queued_batches": 1,
+    "collection.straggler_s": 0,
+    "evaluation.interval": 0,
+    "evaluation.episodes": 1,
+    "checkpointing.every": 0,
+    "checkpointing.keep": 0,
+    "server.max_message_bytes": 1024,
+    "server.max_lanes": 1,
+    "server.max_sessions": 1,
+    "server.seed": 0,
+    "learners.threads": 0,
+    "learners.max_restarts": 0,
+    "metrics.window_episodes": 1,
+}
+
+
+def check(settings: Settings) -> None:
+    """Checks one set of settings.
+
+    Raises:
+        ConfigError: the first thing that is wrong.
+    """
+    for path, low in _AT_LEAST.items():
+        _at_least(path, _get(settings, path), low)
+    _above_zero("server.lease_s", settings.server.lease_s)
+    _one_of("collection.mode", settings.collection.mode, MODES)
+    _one_of("inference.executor", settings.inference.executor, EXECUTORS)
+    for path in ("learners.device", "inference.device"):
+        device = _get(settings, path)
+        if not _DEVICE.fullmatch(device):
+            raise ConfigError(
+                f'{path}: expected "auto", "cpu", "cuda" or "cuda:1", got {device!r}.'
+            )
+    if "://" not in settings.server.bind:
+        raise ConfigError(
+            f"server.bind: expected an endpoint such as tcp://127.0.0.1:5555, got "
+            f"{settings.server.bind!r}."
+        )
+    _check_environment(settings)
+    _check_policies(settings)
+    _check_learning("", settings)
+    for name, overrides in settings.multi_agent.policies.items():
+        if any(overrides.values()):
+            _check_learning(f"multi_agent.policies.{name}.", settings.policy_settings(name))
+
+
+def _check_environment(settings: Settings) -> None:
+    environment, num = settings.environment, settings.simulators.num
+    if num > 0 and environment.env is None:
+        raise ConfigError(
+            f"simulators.num = {num} with environment.env = none: name the environment that the "
+            "simulators are to run, or set simulators.num = 0 and let them connect by themselves."
+        )
+    if (environment.observation_space is None) != (environment.action_space is None):
+        given, missing = "observation_space", "action_space"
+        if environment.observation_space is None:
+            given, missing = missing, given
+        raise ConfigError(
+            f"environment.{given} is given and environment.{missing} = none: give both, or none "
+            "to take them from the first simulator that connects."
+        )
+
+
+def _check_policies(settings: Settings) -> None:
+    agents = settings.multi_agent
+    names = list(agents.policies)
+    if not names:
+        raise ConfigError("multi_agent.policies: expected at least one policy, got none.")
+    for name in names:
+        if not name or "/" in name or name in RESERVED_NAMES or len(name) > 128:
+            raise ConfigError(
+                f"multi_agent.policies: expected names of 1 to 128 characters without '/', other "
+                f"than {' and '.join(RESERVED_NAMES)}, got {name!r}."
+            )
+    if not agents.policy_mapping:
+        raise ConfigError(
+            'multi_agent.policy_mapping: expected entries such as "*" = '
+            f'"{names[0]}", got none: no simulator could play.'
+        )
+    for pattern, target in agents.policy_mapping.items():
+        if target not in agents.policies:
+            raise ConfigError(
+                f"multi_agent.policy_mapping sends {pattern!r} to {target!r}, but "
+                f"multi_agent.policies has only {', '.join(map(repr, names))}."
+            )
+    for name in agents.policies_to_train or ():
+        if name not in agents.policies:
+            raise ConfigError(
+                f"multi_agent.policies_to_train names {name!r}, but multi_agent.policies has only "
+                f"{', '.join(map(repr, names))}."
+            )
+
+
+def _check_learning(prefix: str, policy: Settings | PolicySettings) -> None:
+    """The sections that a policy may override; `prefix` is their path."""
+    model, preprocessing = policy.model, policy.preprocessing
+    _one_of(f"{prefix}model.activation", model.activation, ACTIVATIONS)
+    if model.conv_activation is not None:
+        _one_of(f"{prefix}model.conv_activation", model.conv_activation, ACTIVATIONS)
+    for i, units in enumerate(model.hidden):
+        _at_least(f"{prefix}model.hidden[{i}]", units, 1)
+    for i, row in enumerate(model.conv_filters or ()):
+        for number, what in zip(row, ("channels", "kernel", "stride"), strict=True):
+            _at_least(f"{prefix}model.conv_filters[{i}] {what}", number, 1)
+    if not math.isfinite(model.initial_log_std):
+        raise ConfigError(
+            f"{prefix}model.initial_log_std: expected a finite number, got {model.initial_log_std}."
+        )
+    if model.custom is not None and not re.fullmatch(r"[\w.]+:[\w.]+", model.custom):
+        raise ConfigError(f'{prefix}model.custom: expected "module:Class", got {model.custom!r}.')
+    if model.custom is None and model.custom_kwargs:
+        raise ConfigError(
+            f"{prefix}model.custom_kwargs = {model.custom_kwargs!r} with model.custom = none: name "
+            "the module, or leave its arguments out."
+        )
+    for pixels in preprocessing.resize or ():
+        _at_least(f"{prefix}preprocessing.resize", pixels, 1)
+    _at_least(f"{prefix}preprocessing.frame_stack", preprocessing.frame_stack, 1)
+    _above_zero(f"{prefix}preprocessing.observation_clip", preprocessing.observation_clip, True)
+    _above_zero(f"{prefix}preprocessing.reward_scale", preprocessing.reward_scale)
+    if preprocessing.reward_clip is not None:
+        _above_zero(f"{prefix}preprocessing.reward_clip", preprocessing.reward_clip, True)
+    if preprocessing.storage_dtype is not None:
+        _one_of(f"{prefix}preprocessing.storage_dtype", preprocessing.storage_dtype, STORAGE_DTYPES)
+    batch = getattr(policy.training, "train_batch_size", None)
+    minibatch = getattr(policy.training, "minibatch_size", None)
+    if batch is not None and minibatch is not None and minibatch > batch:
+        raise ConfigError(
+            f"{prefix}training.minibatch_size = {minibatch} is more than "
+            f"{prefix}training.train_batch_size = {batch}: a minibatch is a part of the batch, "
+            "so lower the one or raise the other."
+        )
+
+
+def _get(settings: Settings, path: str) -> Any:
+    section, _, field = path.partition(".")
+    return getattr(getattr(settings, section), field)
+
+
+def _at_least(path: str, value: float | None, low: int) -> None:
+    if value is not None and not low <= value < math.inf:
+        raise ConfigError(f"{path}: expected at least {low}, got {value}.")
+
+
+def _above_zero(path: str, value: float, infinite: bool = False) -> None:
+    if not value > 0 or (value == math.inf and not infinite):
+        raise ConfigError(
+            f"{path}: expected a {'' if infinite else 'finite '}number above 0, got {value}."
+        )
+
+
+def _one_of(path: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{path}: expected one of {', '.join(choices)}, got {value!r}.")

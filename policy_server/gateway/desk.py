@@ -1,0 +1,419 @@
+"""One policy's place at the gateway: its lanes, its steps, its batches.
+
+A tick has four verbs:
+    look    validated columns -> what the policy sees (preprocessing)
+    settle  outcomes of the previous actions: rewards, endings, new episodes
+    act     one forward pass for all rows -> actions
+    begin   the steps whose actions went out
+Where episodes end or begin, or a lane needs a new unroll (`wants`), `settle` comes before `act`,
+and a request that must wait for the learner stops between the two. In every other tick the
+replies leave first and `settle` comes with `begin`.
+
+Lives on the gateway's thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from policy_server.callbacks import Callbacks
+from policy_server.config import CollectionConfig
+from policy_server.gateway.columns import ColumnReader, Columns, RowError
+from policy_server.gateway.evaluation import Evaluation
+from policy_server.gateway.ledger import EpisodeLedger
+from policy_server.rollouts.accounting import Accounts, Drop
+from policy_server.rollouts.collector import Collector
+from policy_server.rollouts.unrolls import NONE, RowLayout, UnrollStore
+from policy_server.types import Batch, Episode, Leaves, PolicySpaces, PolicyState, UpdateResult
+from sim_clients.protocol import ErrorCode, Flag, GroupSpec, ProtocolError
+from sim_clients.protocol.spaces import leaves
+
+
+ONE = np.uint64(1)
+
+
+class Served(Protocol):
+    """What a desk needs of a policy; `inference.served.ServedPolicy` is one."""
+
+    layout: Any
+    scale: Any
+
+    def see(self, columns: list[np.ndarray], slots: np.ndarray, first: np.ndarray, learn: bool) -> Leaves: ...
+    def peek(self, columns: list[np.ndarray], slots: np.ndarray) -> Leaves: ...
+    def choose(self, obs: Leaves, mask: np.ndarray | None, keys: np.ndarray, draws: np.ndarray, greedy: np.ndarray | None) -> Any: ...
+    def log_prob(self, obs: Leaves, mask: np.ndarray | None, categories: np.ndarray, reals: np.ndarray) -> np.ndarray: ...
+    def to_simulator(self, choice: Any) -> list[np.ndarray]: ...
+    def lane_keys(self, *place: object, lanes: int) -> np.ndarray: ...
+    def add_lanes(self, lanes: int) -> None: ...
+    def load(self, weights: np.ndarray) -> None: ...
+    def state(self) -> dict[str, np.ndarray]: ...
+    def restore(self, state: dict[str, np.ndarray]) -> None: ...
+    @property
+    def columns(self) -> tuple[tuple[tuple[int, ...], np.dtype], ...]: ...
+
+
+class LearnerHandle(Protocol):
+    """Where batches go. Nothing here may block the gateway for long."""
+
+    def submit(self, batch: Batch, env_steps: int) -> None: ...
+    def poll(self) -> UpdateResult | None: ...
+    def request_state(self) -> Any: ...
+    @property
+    def state_name(self) -> str: ...
+
+
+@dataclass
+class Work:
+    """Rows on their way through a tick."""
+
+    slots: np.ndarray
+    columns: Columns | None  # None once settled
+    obs: Leaves
+    mask: np.ndarray | None
+    acting: np.ndarray | None  # bool[n], rows that want an action; None: all
+    finals: dict[int, Leaves] = field(default_factory=dict)  # slot -> true final observation
+    choice: Any = None
+
+
+class PolicyDesk:
+    """Everything the gateway keeps about one policy.
+
+    Attributes:
+        version: of the weights that act; grows by one with each published update.
+        env_steps: set by the gateway before each submit, for schedules.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        spaces: PolicySpaces,
+        served: Served,
+        learner: LearnerHandle | None,
+        collection: CollectionConfig,
+        batch_steps: int,
+        callbacks: Callbacks | None = None,
+    ):
+        self.name = name
+        self.spaces = spaces
+        self.served = served
+        self.learner = learner
+        self.callbacks = callbacks
+        self.version = 0
+        self.updates = 0
+        self.accounts = Accounts()
+        self.ledger = EpisodeLedger(name)
+        self.evaluation = Evaluation()
+        self.reader = ColumnReader(leaves(spaces.observation), served.layout, spaces.mask)
+        layout = RowLayout(
+            served.columns,
+            served.layout.categories,
+            served.layout.reals,
+            served.layout.mask_width if spaces.mask else 0,
+        )
+        self.store = UnrollStore(layout, batch_steps)
+        self.collector = Collector(collection, self.store, self.accounts, batch_steps)
+        self.episodes: list[Episode] = []
+        self.results: list[UpdateResult] = []
+
+    # -- seats --------------------------------------------------------------------------------
+
+    def seat(self, spec: GroupSpec, place: str, session: str) -> np.ndarray:
+        """Slots for the lanes of a new session's group. int64[lanes]."""
+        keys = self.served.lane_keys(self.updates, place, spec.name, lanes=spec.lanes)
+        slots = self.ledger.seat(spec.name, session, keys)
+        self.store.add_lanes(self.ledger.size)
+        self.served.add_lanes(self.ledger.size)
+        self.store.pending[slots] = False
+        self.collector.lanes = self.ledger.seated
+        return slots
+
+    def unseat(self, slots: np.ndarray) -> None:
+        """The session is gone: open episodes end as interrupted."""
+        self._interrupt(slots)
+        for slot in slots[self.ledger.open[slots]].tolist():
+            self._end_episode(slot, "interrupted", {})
+        self.ledger.unseat(slots)
+        self.collector.lanes = self.ledger.seated
+
+    # -- is it right? ---------------------------------------------------------------------------
+
+    def check(self, columns: Columns) -> None:
+        """Content of the columns, and whether it fits the lanes' state. Raises RowError."""
+        self.reader.check(columns)
+        slots, flags = columns.slots, columns.flags
+        if self.ledger.busy[slots].any():
+            row = int(np.flatnonzero(self.ledger.busy[slots])[0])
+            raise RowError(row, ErrorCode.BAD_LANE, "expected no request while the lane's last one waits for its reply")
+        opened = self.ledger.open[slots]
+        idle = ~opened & ((flags & (Flag.FIRST | Flag.CONTINUED)) == 0)
+        ended = ~opened & ((flags & Flag.ENDED) != 0)
+        wrong = idle | ended
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise RowError(
+                row,
+                ErrorCode.BAD_FLAGS,
+                "the lane has no open episode: expected the flag FIRST (or CONTINUED after a restart) "
+                f"and no ending, got flags {int(flags[row])}",
+            )
+
+    # -- look, settle, act, begin ------------------------------------------------------------------
+
+    def look(self, columns: Columns) -> Work:
+        """Preprocesses; from here on the rows count as seen."""
+        slots, flags = columns.slots, columns.flags
+        if not flags.any():
+            obs = self.served.see(columns.observations, slots, flags.view(bool), self.trains)
+            return Work(slots, columns, obs, columns.mask, None)
+        work = Work(slots, columns, (), columns.mask, None)
+        if columns.finals is not None:
+            rows, final_columns = columns.finals
+            self._keep_finals(work, slots[rows], self.served.peek(final_columns, slots[rows]))
+        first = (flags & Flag.FIRST) != 0
+        work.obs = self.served.see(columns.observations, slots, first, self.trains)
+        leaving = (flags & Flag.LEAVING) != 0
+        if leaving.any():
+            work.acting = ~leaving
+            last = leaving & ((flags & Flag.TRUNCATED) != 0)
+            self._keep_finals(work, slots[last], tuple(leaf[last] for leaf in work.obs))
+        return work
+
+    @staticmethod
+    def _keep_finals(work: Work, slots: np.ndarray, obs: Leaves) -> None:
+        for i, slot in enumerate(slots.tolist()):
+            work.finals[slot] = tuple(leaf[i].copy() for leaf in obs)
+
+    @property
+    def trains(self) -> bool:
+        """Is there a learner, and may it have what comes now?"""
+        return self.learner is not None and not self.evaluation.exclusive
+
+    def wants(self, slots: np.ndarray) -> np.ndarray:
+        """bool[n]: lanes that must be granted a new unroll before they act."""
+        if not self.trains or not self.collector.synchronous:
+            return np.zeros(len(slots), bool)
+        wanting = self.collector.wanting(slots)
+        if self.evaluation.active:
+            wanting &= ~self.ledger.evaluating[slots]
+        return wanting
+
+    def settle(self, work: Work) -> None:
+        """Outcomes and endings that the rows report. Does nothing the second time."""
+        columns = work.columns
+        if columns is None:
+            return
+        work.columns = None
+        ledger, slots, flags = self.ledger, columns.slots, columns.flags
+        if columns.executed is not None:
+            self._replace_executed(columns)
+        if not flags.any():  # by far the most frequent tick: everybody just goes on
+            nobody = flags.view(bool)
+            ledger.step(slots, columns.rewards)
+            self.store.complete(slots, columns.rewards, nobody, nobody, work.obs)
+            return
+        first = (flags & Flag.FIRST) != 0
+        ended = (flags & Flag.ENDED) != 0
+        opened = ledger.open[slots]
+        missed = opened & (((flags & Flag.CONTINUED) != 0) | (first & ~ended))
+        if missed.any():
+            self._interrupt(slots[missed])
+            ledger.complete[slots[missed]] = False
+            for slot in slots[missed & first].tolist():
+                self._end_episode(slot, "interrupted", {})
+        self._outcomes(work, columns, opened & ~missed)
+        if ended.any():
+            metrics = dict(columns.metrics)
+            for row in np.flatnonzero(ended).tolist():
+                ending = "terminated" if flags[row] & Flag.TERMINATED else "truncated"
+                self._end_episode(int(slots[row]), ending, metrics.get(row, {}))
+        if work.acting is not None:
+            self._leave(slots[~work.acting], flags[~work.acting], tuple(leaf[~work.acting] for leaf in work.obs))
+            slots, flags = slots[work.acting], flags[work.acting]
+            self._start_episodes(slots, flags, tuple(leaf[work.acting] for leaf in work.obs))
+        else:
+            self._start_episodes(slots, flags, work.obs)
+
+    def _outcomes(self, work: Work, columns: Columns, known: np.ndarray) -> None:
+        """Rewards and endings of the rows whose previous action we know."""
+        if not known.any():
+            return
+        for slot, final in work.finals.items():
+            self.store.add_final(slot, final)
+        slots, flags, obs = columns.slots[known], columns.flags[known], work.obs
+        if not known.all():
+            obs = tuple(leaf[known] for leaf in obs)
+        self.ledger.step(slots, columns.rewards[known])
+        terminated = (flags & Flag.TERMINATED) != 0
+        truncated = (flags & Flag.TRUNCATED) != 0
+        self.store.complete(slots, columns.rewards[known], terminated, truncated, obs)
+
+    def _replace_executed(self, columns: Columns) -> None:
+        """Simulators that did something else than they were told: that is what they did."""
+        rows, action = columns.executed  # type: ignore[misc]
+        slots = columns.slots[rows]
+        told = self.store.pending[slots] & (self.store.base[slots] != NONE)
+        told &= (columns.flags[rows] & Flag.CONTINUED) == 0
+        if not told.any():
+            return
+        slots = slots[told]
+        categories, actions = self.served.layout.from_leaves([column[told] for column in action])
+        reals = self.served.scale.from_simulator(actions)
+        obs, mask = self.store.pending_inputs(slots)
+        logp = self.served.log_prob(obs, mask, categories, reals)
+        self.store.replace_action(slots, categories, reals, logp)
+
+    def _leave(self, slots: np.ndarray, flags: np.ndarray, obs: Leaves) -> None:
+        """Lanes that go idle. What is complete of their unrolls is kept."""
+        self.store.finish(slots, obs)
+        self.ledger.empty += int(((flags & Flag.FIRST) != 0).sum())
+        for slot in slots[self.ledger.open[slots]].tolist():
+            self._end_episode(slot, "interrupted", {})
+
+    def _start_episodes(self, slots: np.ndarray, flags: np.ndarray, obs: Leaves) -> None:
+        ledger = self.ledger
+        rows = np.flatnonzero((flags & Flag.FIRST) != 0)
+        first = slots[rows]
+        if len(first):
+            ledger.start(first, complete=True)
+            if self.evaluation.active:
+                rows = rows[: self.evaluation.claim(len(first))]
+                ledger.evaluating[slots[rows]] = True
+                # Their unrolls end with the episode before.
+                self.store.finish(slots[rows], tuple(leaf[rows] for leaf in obs))
+            if self.callbacks is not None:
+                for slot in first.tolist():
+                    self.callbacks.on_episode_start(policy=self.name, episode=int(ledger.number[slot]))
+        joined = slots[((flags & Flag.CONTINUED) != 0) & ~ledger.open[slots]]
+        if len(joined):
+            ledger.start(joined, complete=False)
+
+    def _interrupt(self, slots: np.ndarray) -> None:
+        self.accounts.drop(Drop.INTERRUPTED, self.store.abandon(slots))
+
+    def _end_episode(self, slot: int, ending: str, metrics: dict[str, float]) -> None:
+        episode = self.ledger.end(slot, ending, metrics)
+        if episode.evaluation:
+            self.evaluation.over(episode)
+        self.episodes.append(episode)
+        if self.callbacks is not None:
+            self.callbacks.on_episode_end(episode=episode)
+
+    def act(self, work: Work) -> list[np.ndarray]:
+        """One forward pass. Returns the action columns for the simulators, row for row."""
+        slots, ledger = work.slots, self.ledger
+        greedy = ledger.evaluating[slots] if self.evaluation.active else None
+        work.choice = self.served.choose(
+            work.obs, work.mask, ledger.keys[slots], ledger.draws[slots], greedy
+        )
+        ledger.draws[slots] += ONE
+        return self.served.to_simulator(work.choice)
+
+    def begin(self, work: Work) -> None:
+        """The steps whose actions went out: recorded, or counted as dropped at once."""
+        self.settle(work)
+        choice, slots, obs, mask = work.choice, work.slots, work.obs, work.mask
+        categories, reals, logp = choice.categories, choice.reals, choice.logp
+        if self.callbacks is not None:
+            self.callbacks.on_episode_step(
+                policy=self.name, episodes=self.ledger.number[slots], obs=obs
+            )
+        recorded = work.acting
+        if not self.trains or self.evaluation.active:
+            acting = np.ones(len(slots), bool) if work.acting is None else work.acting
+            recorded = acting & ~self.ledger.evaluating[slots] if self.trains else acting & False
+            silent = slots[acting & ~recorded]
+            self.store.pending[silent] = True
+            self.accounts.accepted += len(silent)
+            self.accounts.drop(Drop.FROZEN if self.learner is None else Drop.EVALUATION, len(silent))
+        if recorded is not None:
+            slots, categories, reals, logp = slots[recorded], categories[recorded], reals[recorded], logp[recorded]
+            obs = tuple(leaf[recorded] for leaf in obs)
+            mask = None if mask is None else mask[recorded]
+        if len(slots):
+            self.accounts.accepted += len(slots)
+            numbers = self.ledger.number[slots]
+            self.store.begin(slots, obs, categories, reals, logp, mask, self.version, numbers)
+
+    def hold(self, slots: np.ndarray, obs: Leaves) -> None:
+        """Settled rows that must wait before they act: what they see bootstraps their unrolls,
+        should these be cut before they go on."""
+        self.ledger.busy[slots] = True
+        recording = self.store.base[slots] != NONE
+        self.store.see(slots[recording], tuple(leaf[recording] for leaf in obs))
+
+    # -- learning ---------------------------------------------------------------------------------
+
+    def learn(self, now: float, env_steps: int) -> None:
+        """Hands over a batch if there is one."""
+        if self.learner is not None and self.collector.ready(now):
+            batch = self.collector.take()
+            self.learner.submit(batch, env_steps)
+
+    def publish(self) -> bool:
+        """Takes over what the learner has learned. True if there was something."""
+        if self.learner is None:
+            return False
+        result = self.learner.poll()
+        if result is None:
+            return False
+        self.collector.learned(result.steps)
+        self.served.load(result.weights)
+        self.version += 1
+        self.updates += 1
+        self.collector.drop_stale(self.version)
+        self.results.append(result)
+        return True
+
+    def evaluate(self, episodes: int, exclusive: bool) -> None:
+        """Asks for evaluation episodes. Exclusive: what is open is cut and nothing is trained on
+        until they are over."""
+        if exclusive and self.learner is not None:
+            lanes = np.flatnonzero(self.store.base != NONE)
+            self.accounts.drop(Drop.EVALUATION, int(self.store.pending[lanes].sum()))
+            self.store.finish(lanes)
+        self.evaluation.request(episodes, exclusive)
+
+    # -- state ------------------------------------------------------------------------------------
+
+    def state(self) -> PolicyState:
+        """The gateway's share of a checkpoint."""
+        return PolicyState(
+            self.served.state(),
+            {
+                "version": self.version,
+                "updates": self.updates,
+                "episodes": self.ledger.episodes,
+                "accounts": self.accounts.state(),
+            },
+        )
+
+    def load(self, state: PolicyState) -> None:
+        self.served.restore(state.tensors)
+        self.version = int(state.data["version"])
+        self.updates = int(state.data["updates"])
+        self.ledger.episodes = int(state.data["episodes"])
+        self.accounts = Accounts.restore(state.data["accounts"])
+        self.collector.accounts = self.accounts
+
+    def report(self) -> dict[str, Any]:
+        """Numbers for the operator."""
+        return {
+            "version": self.version,
+            "updates": self.updates,
+            "lanes": self.ledger.seated,
+            "state": self._state_name(),
+            "queued": self.store.steps,
+            "accounting": self.accounts.report(self.store.steps),
+        }
+
+    def _state_name(self) -> str:
+        if self.learner is None:
+            return "frozen"
+        if self.collector.learning:
+            return self.learner.state_name
+        if self.evaluation.active:
+            return "evaluating"
+        return "paused" if self.collector.paused else "collecting"

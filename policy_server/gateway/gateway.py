@@ -1,0 +1,666 @@
+"""The gateway without its socket: frames in, frames out.
+
+One tick:
+    1. `answer`: read every frame that waits; join the STEPs per policy into columns; check,
+       look, act; return all replies.
+    2. `finish`: book what was answered, hand batches to learners, take over new weights.
+
+Knows sessions (who may speak) and desks (what is done); nothing here knows ZeroMQ, Ray or
+torch. The socket loop is `gateway.loop`; the in-process wiring calls the same two verbs.
+
+Lives on the gateway's thread; other threads hand over work through `submit`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+from msgpack import packb
+
+from policy_server.config import EvaluationConfig, MultiAgentConfig, ServerConfig
+from policy_server.errors import PolicyServerError
+from policy_server.gateway.columns import Columns, Part, RowError
+from policy_server.gateway.desk import PolicyDesk, Work
+from policy_server.gateway.session import Session, SessionTable, error_frame
+from policy_server.types import PolicySpaces
+from sim_clients.protocol import (
+    Bye,
+    ErrorCode,
+    Event,
+    EventKind,
+    GroupSpec,
+    Hello,
+    MessageType,
+    Ping,
+    Pong,
+    ProtocolError,
+    encode,
+    unpack,
+)
+from sim_clients.protocol.codec import U64, read
+
+log = logging.getLogger(__name__)
+
+STEP = int(MessageType.STEP)
+ACTIONS = int(MessageType.ACTIONS)
+FIRST_WAIT_S = 0.25
+"""A request that waits this long is told so, and again every `WAIT_EVERY_S`."""
+WAIT_EVERY_S = 1.0
+
+Frames = list[tuple[bytes, bytes]]
+"""(peer, frame) pairs."""
+
+
+@dataclass
+class Request:
+    """One STEP on its way.
+
+    Attributes:
+        parts: (index of the group, its desk, its rows).
+        work: per part, once it was held: its settled rows.
+        spans: per part, first row in its desk's columns of this tick.
+    """
+
+    session: Session
+    seq: int
+    frame: bytes
+    groups: int
+    parts: list[tuple[int, PolicyDesk, Part]]
+    work: list[Work] = field(default_factory=list)
+    spans: list[int] = field(default_factory=list)
+    told: float = 0.0  # when it will be told (again) that it waits
+
+
+class Gateway:
+    """Everything between the socket and the policies.
+
+    Args:
+        make_desk: builds the desk of a policy the first time a group maps to it.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        server: ServerConfig,
+        multi_agent: MultiAgentConfig,
+        evaluation: EvaluationConfig,
+        make_desk: Callable[[str, PolicySpaces], PolicyDesk],
+        clock: Callable[[], float] = time.monotonic,
+        expected_sessions: int = 0,
+    ):
+        self.config = server
+        self.multi_agent = multi_agent
+        self.evaluation = evaluation
+        self.clock = clock
+        self.desks: dict[str, PolicyDesk] = {}
+        self.sessions = SessionTable(server, self._desk_for, self._release)
+        self.env_steps = 0
+        self.messages = {"received": 0, "accepted": 0, "duplicate": 0}
+        self.rejected: dict[str, int] = {}
+        self.draining = False
+        self.failure: str | None = None
+        self._make_desk = make_desk
+        self._expected_sessions = expected_sessions
+        self._training = False
+        self._targets: dict[str, int] | None = None  # updates after which training rests
+        self._held: list[Request] = []
+        self._deferred: Frames = []
+        self._answered: list[tuple[PolicyDesk, Work]] = []
+        self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._waiters: list[tuple[Callable[[], bool], Future[None]]] = []
+        self._released = False  # something happened that may let held requests go
+
+    # -- desks --------------------------------------------------------------------------------
+
+    def policy_for(self, group: str) -> str | None:
+        """Policy that a group plays by: the first pattern that matches."""
+        for pattern, policy in self.multi_agent.policy_mapping.items():
+            if fnmatchcase(group, pattern):
+                return policy
+        return None
+
+    def _desk_for(self, spec: GroupSpec) -> PolicyDesk:
+        policy = self.policy_for(spec.name)
+        if policy is None:
+            raise ProtocolError(
+                ErrorCode.UNKNOWN_GROUP,
+                f"no policy is mapped to group '{spec.name}': expected a name that matches one of "
+                f"{', '.join(self.multi_agent.policy_mapping)}.",
+                fatal=True,
+            )
+        spaces = PolicySpaces(spec.observation_space, spec.action_space, spec.mask)
+        desk = self.desks.get(policy)
+        if desk is None:
+            return self.add_desk(policy, spaces)
+        if desk.spaces != spaces:
+            raise ProtocolError(
+                ErrorCode.SPACE_MISMATCH,
+                f"group '{spec.name}' maps to policy '{policy}', whose spaces are "
+                f"{_space_text(desk.spaces)}; got {_space_text(spaces)}.",
+                fatal=True,
+            )
+        return desk
+
+    def add_desk(self, policy: str, spaces: PolicySpaces) -> PolicyDesk:
+        """Opens a policy."""
+        try:
+            desk = self._make_desk(policy, spaces)
+        except PolicyServerError as error:
+            raise ProtocolError(ErrorCode.BAD_SPACE, f"policy '{policy}': {error}", fatal=True) from error
+        desk.collector.paused = not self._training
+        self.desks[policy] = desk
+        return desk
+
+    # -- a tick, first half: answer ----------------------------------------------------------------
+
+    def answer(self, inbox: Frames, now: float) -> Frames:
+        """Reads what came, and answers all that can be answered."""
+        out: Frames = []
+        self._run_commands()
+        if self._deferred:
+            inbox, self._deferred = self._deferred + inbox, []
+        requests = self._read(inbox, now, out)
+        if self._held:
+            self._release_held(now, out)
+        if requests:
+            checked = self._check(requests, out)
+            self._look_and_act(requests, checked, now, out)
+        return out
+
+    def _read(self, inbox: Frames, now: float, out: Frames) -> list[Request]:
+        requests: list[Request] = []
+        speaking: set[bytes] = set()  # peers with a STEP in this tick
+        by_peer = self.sessions.by_peer
+        for peer, frame in inbox:
+            if peer in speaking:
+                # No lane may occur twice in a batch, and no session end before its STEP is done.
+                self._deferred.append((peer, frame))
+                continue
+            self.messages["received"] += 1
+            seq: int | None = None
+            try:
+                data = unpack(frame)
+                if data[0] != STEP:
+                    reply = self._other(peer, data, now)
+                    self.messages["accepted"] += 1
+                    if reply is not None:
+                        out.append((peer, reply))
+                    continue
+                if len(data) != 3 or type(data[1]) is not int or not 0 < data[1] <= U64:
+                    raise ProtocolError(ErrorCode.MALFORMED, "expected STEP as [3, seq >= 1, groups].")
+                seq = data[1]
+                session = by_peer.get(peer)
+                if session is None:
+                    raise ProtocolError(
+                        ErrorCode.UNKNOWN_SESSION, "expected HELLO first on this connection, got STEP."
+                    )
+                session.last_heard = now
+                if seq != session.seq + 1:
+                    reply = SessionTable.repeated(session, seq, frame)
+                    self.messages["duplicate"] += 1
+                    out.append((peer, reply or encode(Event(EventKind.WAIT, seq, {}))))
+                    continue
+                requests.append(self._request(session, seq, data[2], frame))
+                speaking.add(peer)
+            except ProtocolError as error:
+                self._reject(error.code)
+                out.append((peer, error_frame(error, seq)))
+            except Exception:
+                # A fault of ours must not take the other sessions along.
+                log.exception("a message could not be handled")
+                self._reject(ErrorCode.INTERNAL)
+                error = ProtocolError(ErrorCode.INTERNAL, "the server failed on this message; its log says why.")
+                out.append((peer, error_frame(error, seq)))
+        return requests
+
+    def _reject(self, code: str) -> None:
+        self.rejected[code] = self.rejected.get(code, 0) + 1
+
+    def _other(self, peer: bytes, data: list[Any], now: float) -> bytes | None:
+        message = read(data)
+        session = self.sessions.by_peer.get(peer)
+        if session is not None:
+            session.last_heard = now
+        if isinstance(message, Hello):
+            if self.draining:
+                raise ProtocolError(ErrorCode.SHUTTING_DOWN, "the server is stopping: come back later.")
+            return self.sessions.hello(peer, message, now)
+        if isinstance(message, Ping):
+            return encode(Pong(message.token, self.sessions.epoch))
+        if isinstance(message, Bye):
+            if session is not None:
+                self.sessions.end(session, message.reason or "bye")
+            return None
+        raise ProtocolError(
+            ErrorCode.UNSUPPORTED_MESSAGE,
+            f"expected HELLO, STEP, PING or BYE from a simulator, got {type(message).__name__.upper()}.",
+        )
+
+    @staticmethod
+    def _request(session: Session, seq: int, groups: Any, frame: bytes) -> Request:
+        if type(groups) is not list or len(groups) != len(session.groups):
+            raise ProtocolError(
+                ErrorCode.MALFORMED,
+                f"expected STEP with {len(session.groups)} groups, in the order of HELLO.",
+            )
+        parts = []
+        for i, (group, seat) in enumerate(zip(groups, session.groups, strict=True)):
+            if group is None:
+                continue
+            if type(group) is not list or len(group) != 5:
+                raise ProtocolError(
+                    ErrorCode.MALFORMED,
+                    f"group '{seat.spec.name}': expected [lanes, flags, rewards, observations, extras].",
+                )
+            lanes, flags, rewards, observations, extras = group
+            if lanes is None:
+                rows, slots = seat.spec.lanes, seat.all_slots
+            else:
+                rows, slots = _lane_slots(lanes, seat.slots, seat.spec)
+            part = Part(seat.spec.name, rows, lanes, slots, flags, rewards, observations, extras)
+            seat.desk.reader.check_lengths(part, seat.leaf_bytes)
+            if rows:
+                parts.append((i, seat.desk, part))
+        return Request(session, seq, frame, len(groups), parts)
+
+    def _check(self, requests: list[Request], out: Frames) -> list[tuple[PolicyDesk, Columns]]:
+        """Columns per desk, every row of them good; requests with a bad row leave the list."""
+        while True:
+            parts: dict[PolicyDesk, list[Part]] = {}
+            owners: dict[PolicyDesk, list[Request]] = {}
+            for request in requests:
+                request.spans.clear()
+                for _, desk, part in request.parts:
+                    mine = parts.setdefault(desk, [])
+                    mine.append(part)
+                    owners.setdefault(desk, []).append(request)
+            checked = []
+            for desk, mine in parts.items():
+                columns = desk.reader.join(mine)
+                try:
+                    desk.check(columns)
+                except RowError as error:
+                    guilty = self._refuse(error, mine, owners[desk], out)
+                    requests.remove(guilty)
+                    break
+                checked.append((desk, columns))
+            else:
+                self._accept(requests)
+                return checked
+
+    def _refuse(
+        self, error: RowError, parts: list[Part], owners: list[Request], out: Frames
+    ) -> Request:
+        row = error.row
+        for part, request in zip(parts, owners, strict=True):
+            if row < part.rows:
+                break
+            row -= part.rows
+        lane = row if part.lanes is None else int(np.frombuffer(part.lanes, "<u4")[row])
+        text = f"group '{part.group}', lane {lane}, {error}."
+        self._reject(error.code)
+        refused = ProtocolError(error.code, text, seq=request.seq)
+        out.append((request.session.peer, error_frame(refused)))
+        return request
+
+    def _accept(self, requests: list[Request]) -> None:
+        self.messages["accepted"] += len(requests)
+        for request in requests:
+            session = request.session
+            session.seq = request.seq
+            session.replies.append([request.seq, request.frame, None])
+
+    def _look_and_act(
+        self,
+        requests: list[Request],
+        checked: list[tuple[PolicyDesk, Columns]],
+        now: float,
+        out: Frames,
+    ) -> None:
+        works: dict[PolicyDesk, Work] = {}
+        wanting: dict[PolicyDesk, np.ndarray] = {}
+        for desk, columns in checked:
+            work = works[desk] = desk.look(columns)
+            wants = desk.wants(work.slots)
+            if columns.flags.any() or wants.any():
+                desk.settle(work)
+                wants = desk.wants(work.slots)
+                if work.acting is not None:
+                    wants &= work.acting
+                if wants.any():
+                    wanting[desk] = wants
+        offsets = dict.fromkeys(works, 0)
+        for request in requests:
+            for _, desk, part in request.parts:
+                request.spans.append(offsets[desk])
+                offsets[desk] += part.rows
+        if wanting or self._waiting_for_sessions():
+            requests = self._hold_back(requests, works, wanting, now)
+        if requests:
+            self._act(requests, works, out)
+
+    def _waiting_for_sessions(self) -> bool:
+        """The first batch is shared among all simulators that were started for it."""
+        if self._expected_sessions and len(self.sessions.by_id) >= self._expected_sessions:
+            self._expected_sessions = 0
+            self._released = True
+        return bool(self._expected_sessions)
+
+    def _hold_back(
+        self,
+        requests: list[Request],
+        works: dict[PolicyDesk, Work],
+        wanting: dict[PolicyDesk, np.ndarray],
+        now: float,
+    ) -> list[Request]:
+        """Requests that may not act yet leave the tick; their rows leave the works."""
+        going, staying = [], []
+        early = self._waiting_for_sessions()
+        for request in requests:
+            held = early
+            for (_, desk, part), at in zip(request.parts, request.spans, strict=True):
+                if held or desk not in wanting:
+                    continue
+                count = int(wanting[desk][at : at + part.rows].sum())
+                held = count > 0 and not desk.collector.grant(count, now)
+            (staying if held else going).append(request)
+        if not staying:
+            return going
+        for desk, work in works.items():
+            desk.settle(work)
+        for request in staying:
+            for (_, desk, part), at in zip(request.parts, request.spans, strict=True):
+                rows = slice(at, at + part.rows)
+                work = _rows(works[desk], rows)
+                request.work.append(work)
+                desk.hold(work.slots, work.obs)
+            request.told = now + FIRST_WAIT_S
+        self._held.extend(staying)
+        keep = {desk: np.zeros(len(work.slots), bool) for desk, work in works.items()}
+        for request in going:
+            for (_, desk, part), at in zip(request.parts, request.spans, strict=True):
+                keep[desk][at : at + part.rows] = True
+        for desk in works:
+            works[desk] = _rows(works[desk], keep[desk])
+        offsets = dict.fromkeys(works, 0)
+        for request in going:
+            request.spans = []
+            for _, desk, part in request.parts:
+                request.spans.append(offsets[desk])
+                offsets[desk] += part.rows
+        return going
+
+    def _act(self, requests: list[Request], works: dict[PolicyDesk, Work], out: Frames) -> None:
+        """One forward per policy; replies are cut out of its columns."""
+        columns: dict[PolicyDesk, list[tuple[bytes, int]]] = {}
+        for desk, work in works.items():
+            if not len(work.slots):
+                columns[desk] = []
+                continue
+            columns[desk] = [(c.tobytes(), c.nbytes // len(c)) for c in desk.act(work)]
+            self._answered.append((desk, work))
+        epoch = self.sessions.epoch
+        leaving = any(work.acting is not None for work in works.values())
+        for request in requests:
+            groups: list[Any] = [None] * request.groups
+            steps = 0
+            for (i, desk, part), at in zip(request.parts, request.spans, strict=True):
+                n = part.rows
+                groups[i] = [desk.version, [data[at * size : (at + n) * size] for data, size in columns[desk]]]
+                steps = max(steps, n)
+            self.env_steps += self._steps_begun(request, works) if leaving else steps
+            reply = packb([ACTIONS, request.seq, epoch, groups])
+            session = request.session
+            for entry in session.replies:
+                if entry[0] == request.seq:
+                    entry[2] = reply
+            out.append((session.peer, reply))
+
+    @staticmethod
+    def _steps_begun(request: Request, works: dict[PolicyDesk, Work]) -> int:
+        """Lane i of all groups of a session is one environment: its steps count once."""
+        most = 0
+        for (_, desk, part), at in zip(request.parts, request.spans, strict=True):
+            acting = works[desk].acting
+            rows = part.rows if acting is None else int(acting[at : at + part.rows].sum())
+            most = max(most, rows)
+        return most
+
+    def _release_held(self, now: float, out: Frames) -> None:
+        """Requests that waited and need not any more."""
+        if not self._released and not any(
+            desk.collector.synchronous and not desk.collector.learning for desk in self.desks.values()
+        ):
+            self._tell_waiting(now, out)
+            return
+        self._released = False
+        early = self._waiting_for_sessions()
+        going, staying = [], []
+        for request in self._held:
+            (staying if early or not self._granted(request, now) else going).append(request)
+        self._held = staying
+        if going:
+            for request in going:
+                request.session.last_heard = now
+            works: dict[PolicyDesk, list[Work]] = {}
+            for request in going:
+                request.spans = []
+                for (_, desk, _), work in zip(request.parts, request.work, strict=True):
+                    mine = works.setdefault(desk, [])
+                    request.spans.append(sum(len(w.slots) for w in mine))
+                    mine.append(work)
+                    desk.ledger.busy[work.slots] = False
+            self._act(going, {desk: _join(mine) for desk, mine in works.items()}, out)
+        self._tell_waiting(now, out)
+
+    def _granted(self, request: Request, now: float) -> bool:
+        for (_, desk, _), work in zip(request.parts, request.work, strict=True):
+            wants = desk.wants(work.slots)
+            if work.acting is not None:
+                wants &= work.acting
+            count = int(wants.sum())
+            if count and not desk.collector.grant(count, now):
+                return False
+        return True
+
+    def _tell_waiting(self, now: float, out: Frames) -> None:
+        for request in self._held:
+            if now >= request.told:
+                request.told = now + WAIT_EVERY_S
+                out.append((request.session.peer, encode(Event(EventKind.WAIT, request.seq, {}))))
+
+    # -- a tick, second half: finish ---------------------------------------------------------------
+
+    def finish(self, now: float) -> None:
+        """Books what was answered; batches leave, weights arrive, leases run out."""
+        for desk, work in self._answered:
+            desk.begin(work)
+        self._answered.clear()
+        for desk in self.desks.values():
+            desk.collector.tick_done()
+            try:
+                if desk.publish():
+                    self._released = True
+                    self._after_update(desk)
+                desk.learn(now, self.env_steps)
+            except PolicyServerError as error:
+                self.failure = f"policy '{desk.name}': {error}"
+        for waiter in list(self._waiters):
+            if waiter[0]():
+                self._waiters.remove(waiter)
+                waiter[1].set_result(None)
+
+    def expire(self, now: float) -> None:
+        """Ends sessions that were silent for too long. Call it now and then."""
+        for request in self._held:  # it is we who are silent
+            request.session.last_heard = now
+        for session in self.sessions.expire(now):
+            log.warning("simulator %s: lease expired", session.name)
+
+    @property
+    def patience_s(self) -> float:
+        """How long the loop may sleep when nothing comes."""
+        if self._deferred or self._commands:
+            return 0.0
+        return 0.02 if self._held else 0.2
+
+    def _release(self, session: Session, why: str) -> None:
+        log.info("simulator %s left: %s", session.name, why)
+        self._held = [request for request in self._held if request.session is not session]
+        for group in session.groups:
+            group.desk.ledger.busy[group.slots] = False
+            group.desk.unseat(group.slots)
+        self._released = True
+
+    # -- training and evaluation --------------------------------------------------------------------
+
+    def train(self, updates: int | None) -> dict[str, int] | None:
+        """Lets the learners work: `updates` more each, or (None) until told otherwise."""
+        self._training = updates != 0
+        if updates is None or updates == 0:
+            self._targets = None
+        else:
+            self._targets = {d.name: d.updates + updates for d in self.desks.values() if d.learner}
+        self._pause()
+        return self._targets
+
+    def trained(self) -> bool:
+        """Every learner has made the updates that `train` asked for."""
+        if not self.desks or self._targets is None:
+            return False
+        return all(
+            desk.updates >= self._targets.setdefault(desk.name, 1)
+            for desk in self.desks.values()
+            if desk.learner is not None
+        )
+
+    def _after_update(self, desk: PolicyDesk) -> None:
+        if self._targets is not None and self.trained():
+            self._training = False
+            self._pause()
+        every = self.evaluation.interval
+        if every and desk.updates % every == 0 and not desk.evaluation.active:
+            desk.evaluate(self.evaluation.episodes, exclusive=False)
+
+    def _pause(self) -> None:
+        for desk in self.desks.values():
+            desk.collector.paused = not self._training
+        self._released = True
+
+    def evaluate(self, episodes: int) -> None:
+        """Plays evaluation episodes by every policy; training rests meanwhile."""
+        for desk in self.desks.values():
+            desk.evaluate(episodes, exclusive=True)
+        self._released = True
+
+    def evaluated(self) -> bool:
+        return not any(desk.evaluation.active for desk in self.desks.values())
+
+    # -- from outside -----------------------------------------------------------------------------
+
+    def submit(self, command: Callable[[], Any]) -> Future[Any]:
+        """Runs `command` on the gateway's thread at its next tick (any thread may call)."""
+        future: Future[Any] = Future()
+        self._commands.append((command, future))
+        return future
+
+    def when(self, condition: Callable[[], bool]) -> Future[None]:
+        """Done when `condition` holds at the end of a tick. On the gateway's thread."""
+        future: Future[None] = Future()
+        self._waiters.append((condition, future))
+        return future
+
+    def _run_commands(self) -> None:
+        while self._commands:
+            command, future = self._commands.popleft()
+            try:
+                future.set_result(command())
+            except Exception as error:
+                future.set_exception(error)
+
+    def broadcast(self, kind: str, data: dict[str, Any]) -> Frames:
+        """An EVENT for every session."""
+        frame = encode(Event(kind, None, data))
+        return [(session.peer, frame) for session in self.sessions.by_id.values()]
+
+    def report(self) -> dict[str, Any]:
+        """Numbers for the operator; episodes and update results since the last report."""
+        policies: dict[str, Any] = {}
+        for desk in self.desks.values():
+            entry = desk.report()
+            entry["episodes"], desk.episodes = desk.episodes, []
+            entry["results"] = [
+                {"updates": r.updates, "steps": r.steps, "metrics": r.metrics} for r in desk.results
+            ]
+            desk.results = []
+            entry["evaluation"] = list(desk.evaluation.episodes)
+            entry["evaluating"] = desk.evaluation.active
+            policies[desk.name] = entry
+        return {
+            "env_steps": self.env_steps,
+            "simulators": len(self.sessions.by_id),
+            "lanes": self.sessions.lanes,
+            "messages": {**self.messages, "rejected": dict(self.rejected), "waiting": len(self._held)},
+            "policies": policies,
+            "training": self._training,
+            "failure": self.failure,
+        }
+
+
+def _lane_slots(lanes: Any, slots: np.ndarray, spec: GroupSpec) -> tuple[int, bytes]:
+    if type(lanes) is not bytes or len(lanes) % 4:
+        raise ProtocolError(
+            ErrorCode.BAD_LANE, f"group '{spec.name}': expected lanes as uint32 bin or nil."
+        )
+    numbers = np.frombuffer(lanes, "<u4")
+    if len(numbers) and numbers.max() >= spec.lanes:
+        raise ProtocolError(
+            ErrorCode.BAD_LANE,
+            f"group '{spec.name}': expected lanes below {spec.lanes}, got {numbers.max()}.",
+        )
+    if len(numbers) > 1 and len(np.unique(numbers)) != len(numbers):
+        raise ProtocolError(ErrorCode.BAD_LANE, f"group '{spec.name}': expected each lane once.")
+    return len(numbers), slots[numbers].tobytes()
+
+
+def _rows(work: Work, rows: Any) -> Work:
+    """Some rows of settled (or untouched) work."""
+    return Work(
+        work.slots[rows],
+        None,
+        tuple(leaf[rows] for leaf in work.obs),
+        None if work.mask is None else work.mask[rows],
+        None if work.acting is None else work.acting[rows],
+    )
+
+
+def _join(works: list[Work]) -> Work:
+    """Settled work of several requests as one."""
+    if len(works) == 1:
+        return works[0]
+    acting = None
+    if any(work.acting is not None for work in works):
+        acting = np.concatenate(
+            [np.ones(len(w.slots), bool) if w.acting is None else w.acting for w in works]
+        )
+    masks = [work.mask for work in works]
+    return Work(
+        np.concatenate([work.slots for work in works]),
+        None,
+        tuple(np.concatenate(leaf) for leaf in zip(*[work.obs for work in works], strict=True)),
+        None if masks[0] is None else np.concatenate(masks),  # type: ignore[arg-type]
+        acting,
+    )
+
+
+def _space_text(spaces: PolicySpaces) -> str:
+    mask = " with a mask" if spaces.mask else ""
+    return f"{str(spaces.observation.to_wire())[:120]} -> {str(spaces.action.to_wire())[:80]}{mask}"

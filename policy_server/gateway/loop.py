@@ -1,0 +1,177 @@
+"""The socket loop: the only place of the server that knows ZeroMQ. It moves bytes.
+
+One thread owns the ROUTER socket and runs the whole tick. Other threads may only `wake` it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import zmq
+
+from policy_server.config import ServerConfig
+from policy_server.errors import AddressError
+from policy_server.gateway.gateway import Frames, Gateway
+
+MAX_DRAIN = 1024  # messages per tick
+EXPIRE_EVERY_S = 1.0
+LOOPBACK = ("127.", "localhost", "[::1]", "::1")
+
+INSECURE = (
+    "everyone who can reach this address can read what the policies see and do, take part in "
+    "their training, and stop it; nothing is encrypted and nobody has to prove who they are"
+)
+
+
+def check_address(bind: str, insecure: bool) -> None:
+    """Refuses what cannot be bound, and what others could reach unasked.
+
+    Raises:
+        AddressError: with the remedy.
+    """
+    scheme, _, rest = bind.partition("://")
+    if scheme == "ipc" and rest:
+        return
+    if scheme != "tcp" or not rest:
+        raise AddressError(
+            f"server.bind: expected tcp://HOST:PORT or ipc://PATH, got '{bind}'."
+        )
+    host, _, port = rest.rpartition(":")
+    if not host or not (port == "*" or port.isdigit() and int(port) < 65536):
+        raise AddressError(f"server.bind: expected tcp://HOST:PORT, got '{bind}'.")
+    if not host.startswith(LOOPBACK) and not insecure:
+        raise AddressError(
+            f"'{bind}' can be reached from other machines: {INSECURE}. Bind to 127.0.0.1, or say "
+            "--insecure if that is what you want."
+        )
+
+
+class RouterLoop:
+    """Drives a gateway from a ROUTER socket, which is bound at once.
+
+    Attributes:
+        address: where it listens, with the port that was taken.
+        stray_frames: parts beyond the one frame that a message is.
+        undeliverable: replies whose peer was gone or did not read.
+
+    Raises:
+        AddressError: the address is taken, impossible, or open to others unasked.
+    """
+
+    def __init__(self, config: ServerConfig):
+        check_address(config.bind, config.insecure)
+        self._running = True
+        self._context = zmq.Context()
+        self._socket = socket = self._context.socket(zmq.ROUTER)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.setsockopt(zmq.LINGER, 500)
+        socket.setsockopt(zmq.MAXMSGSIZE, config.max_message_bytes)
+        socket.setsockopt(zmq.RCVHWM, 1000)
+        socket.setsockopt(zmq.SNDHWM, 1000)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 20000)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+        socket.setsockopt(zmq.SNDTIMEO, 0)
+        try:
+            socket.bind(config.bind)
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            raise AddressError(
+                f"cannot listen on '{config.bind}': {_reason(error)}. Choose another address with "
+                "server.bind or --bind."
+            ) from None
+        self.address = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        self._poller = zmq.Poller()
+        self._poller.register(socket, zmq.POLLIN)
+        self._poller.register(self._reader, zmq.POLLIN)
+        self.stray_frames = 0
+        self.undeliverable = 0
+
+    def wake(self) -> None:
+        """Ends the loop's sleep. Any thread may call."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._writer, b"\0")
+
+    def run(self, gateway: Gateway) -> None:
+        """Serves until `stop`."""
+        clock, poll = gateway.clock, self._poller.poll
+        next_expiry = 0.0
+        gc.collect()
+        gc.freeze()
+        while self._running:
+            # 1. Whatever came is answered.
+            events = poll(gateway.patience_s * 1000)
+            inbox = self._drain() if events else []
+            now = clock()
+            self.send(gateway.answer(inbox, now))
+            # 2. Then it is booked.
+            gateway.finish(now)
+            if now >= next_expiry:
+                gateway.expire(now)
+                next_expiry = now + EXPIRE_EVERY_S
+
+    def stop(self) -> None:
+        """The loop ends after its present tick. Any thread may call."""
+        self._running = False
+        self.wake()
+
+    def _drain(self) -> Frames:
+        """Everything that waits, up to a bound. Two plain `recv` per message, no multipart."""
+        inbox: Frames = []
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._reader, 4096)
+        recv, again = self._socket.recv, zmq.Again
+        more = self._socket.getsockopt
+        try:
+            while len(inbox) < MAX_DRAIN:
+                peer = recv(zmq.NOBLOCK)
+                if not more(zmq.RCVMORE):
+                    self.stray_frames += 1
+                    continue
+                frame = recv(zmq.NOBLOCK)
+                if more(zmq.RCVMORE):
+                    # A message is one frame. Whatever else came is skipped, and refused as a whole.
+                    while more(zmq.RCVMORE):
+                        recv(zmq.NOBLOCK)
+                        self.stray_frames += 1
+                    frame = b""
+                inbox.append((peer, frame))
+        except again:
+            pass
+        return inbox
+
+    def send(self, frames: Frames) -> None:
+        """Replies and events. On the gateway's thread, or when the loop has ended."""
+        send, more = self._socket.send, zmq.SNDMORE | zmq.NOBLOCK
+        for peer, frame in frames:
+            try:
+                send(peer, more)
+                send(frame, zmq.NOBLOCK)
+            except zmq.ZMQError as error:
+                # Gone (EHOSTUNREACH) or not reading (EAGAIN): it will come back and ask again.
+                if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                    raise
+                self.undeliverable += 1
+
+    def close(self) -> None:
+        """Gives the address back; what was sent has half a second to leave."""
+        self._socket.close()
+        self._context.term()
+        os.close(self._reader)
+        os.close(self._writer)
+        if self.address.startswith("ipc://"):
+            with contextlib.suppress(OSError):
+                Path(urlsplit(self.address).path).unlink()
+
+
+def _reason(error: zmq.ZMQError) -> str:
+    if error.errno == zmq.EADDRINUSE:
+        return "the port is taken by another program"
+    return str(error.strerror or error).lower()

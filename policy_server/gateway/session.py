@@ -1,0 +1,236 @@
+"""Who is connected: sessions as a state machine without I/O.
+
+A frame comes in with the peer it came from and the time; replies go out as (peer, frame). No
+socket, no clock of its own. A session is bound to the connection it said HELLO on; every
+request is judged by that connection's session and nothing it claims about others.
+
+Lives on the gateway's thread.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from policy_server.config import ServerConfig
+from policy_server.gateway.desk import PolicyDesk
+from sim_clients.protocol import (
+    PROTOCOL_VERSION,
+    Error,
+    ErrorCode,
+    GroupSpec,
+    Hello,
+    ProtocolError,
+    Welcome,
+    encode,
+)
+from sim_clients.protocol.spaces import leaves
+
+WINDOW = 2
+"""STEPs of a session that may be unanswered at a time, and replies kept for retries."""
+
+
+class SessionGroup:
+    """One group of a session: where its lanes sit at the desk of their policy."""
+
+    def __init__(self, spec: GroupSpec, desk: PolicyDesk, slots: np.ndarray):
+        self.spec = spec
+        self.desk = desk
+        self.slots = slots  # int64[lanes]
+        self.all_slots = slots.tobytes()
+        self.leaf_bytes = [leaf.nbytes for _, leaf in leaves(spec.observation_space)]
+
+
+@dataclass
+class Session:
+    """One run of one simulator.
+
+    Attributes:
+        seq: last accepted sequence number.
+        replies: (seq, request frame, reply frame or None while it waits), oldest first.
+    """
+
+    id: bytes
+    hello: Hello
+    peer: bytes
+    groups: list[SessionGroup]
+    lease_s: float
+    last_heard: float
+    seq: int = 0
+    replies: deque[list[object]] = field(default_factory=lambda: deque(maxlen=WINDOW))
+
+    @property
+    def name(self) -> str:
+        """For logs and errors."""
+        return self.hello.identity or self.id.hex()[:8]
+
+    @property
+    def lanes(self) -> int:
+        return sum(group.spec.lanes for group in self.groups)
+
+    def welcome(self, epoch: int, resumed: bool, config: ServerConfig) -> Welcome:
+        return Welcome(
+            PROTOCOL_VERSION,
+            self.id,
+            epoch,
+            resumed,
+            self.seq + 1,
+            {
+                "max_message_bytes": config.max_message_bytes,
+                "max_lanes": config.max_lanes,
+                "lease_s": self.lease_s,
+                "window": WINDOW,
+            },
+            tuple((g.desk.name, g.desk.version) for g in self.groups),
+            {},
+        )
+
+
+class SessionTable:
+    """All sessions, by id and by the connection they are bound to.
+
+    Args:
+        config: limits and lease.
+        desk_for: group spec -> the desk of its policy; raises ProtocolError.
+        release: called with a session whose lanes are given up, and why.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        desk_for: Callable[[GroupSpec], PolicyDesk],
+        release: Callable[[Session, str], None],
+    ):
+        self.config = config
+        self.epoch = secrets.randbelow(2**32 - 1) + 1
+        self.by_peer: dict[bytes, Session] = {}
+        self.by_id: dict[bytes, Session] = {}
+        self._desk_for = desk_for
+        self._release = release
+        self.lanes = 0
+
+    # -- coming ------------------------------------------------------------------------------
+
+    def hello(self, peer: bytes, hello: Hello, now: float) -> bytes:
+        """Opens, resumes or repeats. Returns the WELCOME frame.
+
+        Raises:
+            ProtocolError: fatal where this simulator can never be served as it is.
+        """
+        current = self.by_peer.get(peer)
+        if current is not None and current.hello.run_id == hello.run_id:
+            return self._again(current, hello, now)
+        known = None if hello.resume is None else self.by_id.get(hello.resume)
+        if known is not None and known.hello.run_id == hello.run_id:
+            self.by_peer.pop(known.peer, None)
+            known.peer = peer
+            self.by_peer[peer] = known
+            return self._again(known, hello, now)
+        if current is not None:
+            self.end(current, "a new run on the same connection")
+        self._replace_silent(hello, now)
+        return encode(self._open(peer, hello, now).welcome(self.epoch, False, self.config))
+
+    def _again(self, session: Session, hello: Hello, now: float) -> bytes:
+        if hello.groups != session.hello.groups:
+            raise ProtocolError(
+                ErrorCode.SPACE_MISMATCH,
+                "HELLO of a session that exists: expected the groups it began with, got others: "
+                "start a new run (another run id) to change them.",
+                fatal=True,
+            )
+        session.last_heard = now
+        return encode(session.welcome(self.epoch, True, self.config))
+
+    def _replace_silent(self, hello: Hello, now: float) -> None:
+        """A new run of a known simulator wipes its lanes, if the old run is silent: nobody can
+        end a session that is alive by using its name."""
+        if hello.identity is None:
+            return
+        for session in list(self.by_id.values()):
+            if session.hello.identity == hello.identity and now - session.last_heard > 1.0:
+                self.end(session, "replaced by a new run")
+
+    def _open(self, peer: bytes, hello: Hello, now: float) -> Session:
+        lanes = sum(group.lanes for group in hello.groups)
+        if self.lanes + lanes > self.config.max_lanes:
+            raise ProtocolError(
+                ErrorCode.LIMIT_EXCEEDED,
+                f"expected at most {self.config.max_lanes - self.lanes} more lanes, got {lanes}: "
+                "declare fewer, or raise server.max_lanes.",
+                fatal=True,
+            )
+        if len(self.by_id) >= self.config.max_sessions:
+            raise ProtocolError(
+                ErrorCode.LIMIT_EXCEEDED,
+                f"all {self.config.max_sessions} sessions are taken: come back later, or raise "
+                "server.max_sessions.",
+            )
+        desks = [self._desk_for(spec) for spec in hello.groups]  # all of them, before any lane
+        wanted = hello.options.get("lease_s")
+        lease_s = self.config.lease_s
+        if isinstance(wanted, (int, float)) and not isinstance(wanted, bool) and wanted == wanted:
+            lease_s = min(max(float(wanted), 1.0), 3600.0)
+        session_id = secrets.token_bytes(16)
+        groups = []
+        for spec, desk in zip(hello.groups, desks, strict=True):
+            place = hello.identity or f"#{len(self.by_id)}"
+            groups.append(SessionGroup(spec, desk, desk.seat(spec, place, session_id.hex()[:8])))
+        session = Session(session_id, hello, peer, groups, lease_s, now)
+        self.by_id[session_id] = session
+        self.by_peer[peer] = session
+        self.lanes += lanes
+        return session
+
+    # -- going -------------------------------------------------------------------------------
+
+    def end(self, session: Session, why: str) -> None:
+        """Lanes are given up; open episodes end as interrupted."""
+        if self.by_id.pop(session.id, None) is None:
+            return
+        if self.by_peer.get(session.peer) is session:
+            del self.by_peer[session.peer]
+        self.lanes -= session.lanes
+        self._release(session, why)
+
+    def expire(self, now: float) -> list[Session]:
+        """Ends the sessions whose lease ran out."""
+        gone = [s for s in self.by_id.values() if now - s.last_heard > s.lease_s]
+        for session in gone:
+            self.end(session, f"silent for {now - session.last_heard:.0f} s")
+        return gone
+
+    # -- sequence numbers ------------------------------------------------------------------------
+
+    @staticmethod
+    def repeated(session: Session, seq: int, frame: bytes) -> bytes | None:
+        """The reply to a number that was accepted already; None: its reply still waits.
+
+        Raises:
+            ProtocolError: other content under the same number, or a number too far off.
+        """
+        for known, request, reply in session.replies:
+            if known == seq:
+                if request != frame:
+                    raise ProtocolError(
+                        ErrorCode.CONFLICTING_RETRY,
+                        f"STEP {seq} was accepted with other content: repeat the same bytes, or "
+                        f"go on with {session.seq + 1}.",
+                        seq=seq,
+                    )
+                return reply  # type: ignore[return-value]
+        raise ProtocolError(
+            ErrorCode.BAD_SEQUENCE,
+            f"expected STEP {session.seq + 1}, got {seq}.",
+            seq=seq,
+        )
+
+
+def error_frame(error: ProtocolError, seq: int | None = None) -> bytes:
+    """The ERROR that tells a client."""
+    answered = error.seq if error.seq is not None else seq
+    return encode(Error(error.code, error.fatal, answered, error.text[:1000]))

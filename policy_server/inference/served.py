@@ -1,0 +1,114 @@
+"""A policy as the gateway serves it: preprocessing, forward pass, sampling.
+
+Lives on the gateway's thread.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from policy_server.config import InferenceConfig, ModelConfig, PreprocessingConfig
+from policy_server.inference.executors import make_executor
+from policy_server.inference.noise import lane_keys, uniforms
+from policy_server.inference.preprocessing import Preprocessor
+from policy_server.inference.sampling import Choice, RealScale, Sampler
+from policy_server.networks import build_network
+from policy_server.networks.snapshot import flatten_parameters
+from policy_server.types import ActionLayout, Leaves, PolicySpaces
+
+
+class ServedPolicy:
+    """From observations as sent to actions as sent.
+
+    Attributes:
+        learner_spaces: what the network sees and does, behind the preprocessing.
+        columns: (shape, dtype) of each observation leaf as it is stored.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        spaces: PolicySpaces,
+        model: ModelConfig,
+        preprocessing: PreprocessingConfig,
+        inference: InferenceConfig,
+        seed: int,
+    ):
+        self.name = name
+        self.seed = seed
+        self.layout = ActionLayout(spaces.action)
+        self.scale = RealScale(self.layout)
+        self._preprocessor = Preprocessor(spaces.observation, preprocessing)
+        self.columns = self._preprocessor.columns
+        self.learner_spaces = PolicySpaces(self._preprocessor.space, spaces.action, spaces.mask)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = build_network(self.learner_spaces, model)
+        self._executor = make_executor(network, inference)
+        self._network = network
+        self._sampler = Sampler(self.layout)
+
+    # -- lanes --------------------------------------------------------------------------------
+
+    def lane_keys(self, *place: object, lanes: int) -> np.ndarray:
+        """Keys of the lanes' random numbers: uint64[lanes]."""
+        return lane_keys(self.seed, self.name, *place, lanes=lanes)
+
+    def add_lanes(self, lanes: int) -> None:
+        """Room for lane numbers below `lanes`."""
+        self._preprocessor.add_lanes(lanes)
+
+    # -- a tick -------------------------------------------------------------------------------
+
+    def see(
+        self, columns: list[np.ndarray], slots: np.ndarray, first: np.ndarray, learn: bool
+    ) -> Leaves:
+        """Observations as sent `[n, ...]` -> as the policy sees and the store keeps them."""
+        return self._preprocessor(columns, slots, first, learn)
+
+    def peek(self, columns: list[np.ndarray], slots: np.ndarray) -> Leaves:
+        """The same for final observations, before their lanes' next `see`."""
+        return self._preprocessor.peek(columns, slots)
+
+    def choose(
+        self,
+        obs: Leaves,
+        mask: np.ndarray | None,
+        keys: np.ndarray,
+        draws: np.ndarray,
+        greedy: np.ndarray | None,
+    ) -> Choice:
+        """One forward pass and one draw per row. `greedy` bool[n] or None."""
+        uniform = uniforms(keys, draws, self._sampler.noise_width)
+        return self._sampler.choose(self._executor(obs), self._executor.log_std, mask, uniform, greedy)
+
+    def log_prob(
+        self, obs: Leaves, mask: np.ndarray | None, categories: np.ndarray, reals: np.ndarray
+    ) -> np.ndarray:
+        """Of given actions under the present weights: float32[n]."""
+        head = self._executor(obs)
+        return self._sampler.log_prob(head, self._executor.log_std, mask, categories, reals)
+
+    def to_simulator(self, choice: Choice) -> list[np.ndarray]:
+        """One contiguous column per leaf of the action space."""
+        reals = self.scale.to_simulator(choice.reals) if self.layout.reals else choice.reals
+        return self.layout.to_leaves(choice.categories, reals)
+
+    # -- weights and state --------------------------------------------------------------------
+
+    def weights(self) -> np.ndarray:
+        """The flat snapshot in use: float32 `[P]`."""
+        return flatten_parameters(self._network)
+
+    def load(self, weights: np.ndarray) -> None:
+        """Takes over a published snapshot."""
+        self._executor.load(weights)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Weights in use and running normalisation, for a checkpoint."""
+        return {"weights": self.weights(), **self._preprocessor.state()}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        self.load(state["weights"])
+        self._preprocessor.load(state)

@@ -1,0 +1,131 @@
+"""One policy's learner: a batch in, new weights out. Knows neither processes nor files."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+
+from policy_server import algorithms
+from policy_server.config import ModelConfig, PreprocessingConfig
+from policy_server.errors import CheckpointError, ConfigError
+from policy_server.networks.snapshot import flatten_parameters
+from policy_server.types import Batch, PolicySpaces, PolicyState, UpdateResult
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" is the GPU where there is one.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f'device: expected "auto", "cpu", "cuda" or "cuda:N", got {name!r}.'
+        ) from error
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(
+            f"device: expected one of the {count} GPUs of this machine, got {name!r}: "
+            'use "auto" or "cpu".'
+        )
+    return device
+
+
+def pick_threads(threads: int) -> int:
+    """Threads for torch; 0 leaves two cores to others, and takes at least one."""
+    return threads if threads > 0 else max(1, (os.cpu_count() or 1) - 2)
+
+
+class Learner:
+    """Owns a policy's algorithm. Lives in the learner's process.
+
+    Attributes:
+        policy_name: of the policy.
+        algorithm_name: as registered in `policy_server.algorithms`.
+        algorithm: the algorithm itself.
+        updates: calls of `update` so far, those before `load` included.
+    """
+
+    def __init__(
+        self,
+        policy_name: str,
+        spaces: PolicySpaces,
+        algorithm: str,
+        training: Any,
+        model: ModelConfig,
+        preprocessing: PreprocessingConfig,
+        *,
+        seed: int,
+        device: str = "auto",
+        threads: int = 1,
+    ):
+        """`spaces.observation` is what comes out of the preprocessing. `threads` holds for the
+        whole process.
+
+        Raises:
+            ConfigError: no such algorithm or device, or `training` is another algorithm's.
+            UnsupportedSpaceError: no network fits the spaces.
+        """
+        config_class, algorithm_class = algorithms.get(algorithm)
+        if not isinstance(training, config_class):
+            raise ConfigError(
+                f"training: expected a {config_class.__name__} for algorithm {algorithm!r}, "
+                f"got a {type(training).__name__}."
+            )
+        torch.set_num_threads(pick_threads(threads))
+        self.policy_name = policy_name
+        self.algorithm_name = algorithm
+        self.updates = 0
+        self.algorithm = algorithm_class(
+            spaces,
+            model,
+            training,
+            seed=seed,
+            device=pick_device(device),
+            reward_scale=preprocessing.reward_scale,
+            reward_clip=preprocessing.reward_clip,
+        )
+
+    def update(self, batch: Batch, env_steps: int) -> UpdateResult:
+        """Learns from a batch; `env_steps` in all so far is where schedules stand.
+
+        Raises:
+            LearnerError: the numbers broke; go on from the last state.
+        """
+        metrics = self.algorithm.update(batch, env_steps)
+        self.updates += 1
+        return UpdateResult(self.policy_name, self.updates, self.weights(), metrics, batch.steps)
+
+    def weights(self) -> np.ndarray:
+        """The network as it stands: float32 `[P]`, read-only, a copy."""
+        weights = flatten_parameters(self.algorithm.network)
+        weights.flags.writeable = False
+        return weights
+
+    def state(self) -> PolicyState:
+        """All that `load` needs to go on exactly from here."""
+        state: PolicyState = self.algorithm.state()
+        mine = {"algorithm": self.algorithm_name, "updates": self.updates}
+        return PolicyState(state.tensors, {**state.data, **mine})
+
+    def load(self, state: PolicyState) -> None:
+        """Goes on from what `state` returned, here or elsewhere.
+
+        Raises:
+            CheckpointError: it is another algorithm's, or fits another network.
+        """
+        stored = state.data.get("algorithm")
+        if stored != self.algorithm_name:
+            raise CheckpointError(
+                f"Policy {self.policy_name!r}: expected the state of {self.algorithm_name!r}, got "
+                f"that of {stored!r}: set the same algorithm, or start without the checkpoint."
+            )
+        self.algorithm.load(state)
+        self.updates = int(state.data["updates"])

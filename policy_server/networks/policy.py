@@ -1,0 +1,121 @@
+"""The interface of every policy's network, and the one that is built by default."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from policy_server.config import ModelConfig
+from policy_server.networks.encoder import ObservationEncoder
+from policy_server.networks.flatten import VectorPart
+from policy_server.networks.mlp import MLP, DenseLayer, dense_layer, linear
+from policy_server.types import ActionLayout, PolicySpaces
+
+Observations = Sequence[torch.Tensor]
+"""One tensor `[n, *leaf.shape]` per leaf of the observation space, in its dtype."""
+
+
+def head_width(layout: ActionLayout, free_log_std: bool) -> int:
+    """Columns of a policy head, H: the logits of all categoricals one after another, D means,
+    and D log deviations unless these are free parameters."""
+    return layout.mask_width + layout.reals * (1 if free_log_std else 2)
+
+
+class PlainPolicy(NamedTuple):
+    """A policy half that is only dense layers over flattened leaves.
+
+    Attributes:
+        recipe: how each leaf becomes numbers; these are laid side by side.
+        layers: what happens to them; the last one gives the head.
+    """
+
+    recipe: list[VectorPart]
+    layers: list[DenseLayer]
+
+
+class PolicyNetwork(nn.Module, ABC):
+    """A policy and a value function.
+
+    Attributes:
+        log_std: free log deviations of the reals, `[D]`; None where the head has them, or where
+            there are no reals.
+    """
+
+    log_std: torch.Tensor | None
+
+    @abstractmethod
+    def policy(self, obs: Observations) -> torch.Tensor:
+        """Heads, float32 `[n, H]`. All that acting needs: computes nothing of the value."""
+
+    @abstractmethod
+    def value(self, obs: Observations) -> torch.Tensor:
+        """Expected returns, float32 `[n]`."""
+
+    @abstractmethod
+    def forward(self, obs: Observations) -> tuple[torch.Tensor, torch.Tensor]:
+        """(heads `[n, H]`, values `[n]`), computing shared parts once."""
+
+    def policy_layers(self) -> PlainPolicy | None:
+        """The policy half layer by layer, or None if it is more than that."""
+        return None
+
+
+class StandardNetwork(PolicyNetwork):
+    """Encoder, hidden layers and a linear head; twice, as far as they are not shared.
+
+    Initial weights are orthogonal: gain sqrt 2 in hidden layers, 0.01 at the policy head (the
+    first policy is close to uniform), 1 at the value head.
+    """
+
+    def __init__(self, spaces: PolicySpaces, model: ModelConfig):
+        super().__init__()
+        layout = ActionLayout(spaces.action)
+        width = head_width(layout, model.free_log_std)
+        hidden = (model.hidden, model.activation, model.layer_norm)
+        self.policy_encoder = ObservationEncoder(spaces.observation, model)
+        self.policy_body = MLP(self.policy_encoder.outputs, *hidden)
+        self.policy_head = linear(self.policy_body.outputs, width, 0.01)
+        self.log_std: torch.Tensor | None = None
+        if layout.reals and model.free_log_std:
+            self.log_std = nn.Parameter(torch.full((layout.reals,), model.initial_log_std))
+        elif layout.reals:
+            with torch.no_grad():
+                self.policy_head.bias[-layout.reals :] = model.initial_log_std
+        # A plain encoder has nothing to learn, so that a second one would be a waste.
+        self.one_encoder = model.share_layers or model.share_conv or self.policy_encoder.plain
+        self.one_body = model.share_layers
+        if not self.one_encoder:
+            self.value_encoder = ObservationEncoder(spaces.observation, model)
+        if not self.one_body:
+            self.value_body = MLP(self.policy_encoder.outputs, *hidden)
+        self.value_head = linear(self.policy_body.outputs, 1, 1.0)
+
+    def policy(self, obs: Observations) -> torch.Tensor:
+        head: torch.Tensor = self.policy_head(self.policy_body(self.policy_encoder(obs)))
+        return head
+
+    def value(self, obs: Observations) -> torch.Tensor:
+        encoder = self.policy_encoder if self.one_encoder else self.value_encoder
+        body = self.policy_body if self.one_body else self.value_body
+        value: torch.Tensor = self.value_head(body(encoder(obs)))
+        return value.squeeze(1)
+
+    def forward(self, obs: Observations) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self.policy_encoder(obs)
+        hidden = self.policy_body(features)
+        head = self.policy_head(hidden)
+        if not self.one_body:
+            value_features = features if self.one_encoder else self.value_encoder(obs)
+            hidden = self.value_body(value_features)
+        return head, self.value_head(hidden).squeeze(1)
+
+    def policy_layers(self) -> PlainPolicy | None:
+        recipe = self.policy_encoder.recipe()
+        if recipe is None:
+            return None
+        head = dense_layer(self.policy_head, "identity")
+        return PlainPolicy(recipe, [*self.policy_body.dense_layers(), head])

@@ -1,0 +1,174 @@
+"""When a lane may begin a step, and when a batch is complete.
+
+Synchronous: a batch is a number of unrolls of T steps, all of one policy version. A lane may
+begin another unroll while
+
+    promised = finished steps + open unrolls * T  <  steps per batch,
+
+else its request waits until the learner is done. Fast lanes wait for slow ones, but no longer
+than `straggler_s`; then they collect the rest themselves and the slow lanes' unrolls are cut
+short (their step in flight is dropped as stale).
+
+Asynchronous: nobody waits. Unrolls queue up; the learner takes the oldest that are not too old,
+and the queue is bounded.
+
+Lives on the gateway's thread.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from policy_server.config import CollectionConfig
+from policy_server.rollouts.accounting import Accounts, Drop
+from policy_server.rollouts.unrolls import NONE, Unroll, UnrollStore
+from policy_server.types import Batch
+
+ASYNC_FRAGMENT = 64
+
+
+class Collector:
+    """Decides over one policy's unroll store.
+
+    Attributes:
+        batch_steps: steps per batch.
+        learning: a batch is with the learner.
+        paused: no batch is wanted now.
+        lanes: lanes that play by this policy, to share a batch among.
+    """
+
+    def __init__(
+        self, config: CollectionConfig, store: UnrollStore, accounts: Accounts, batch_steps: int
+    ):
+        self.config = config
+        self.store = store
+        self.accounts = accounts
+        self.batch_steps = batch_steps
+        self.synchronous = config.mode == "sync"
+        self.learning = False
+        self.paused = False
+        self.lanes = 0
+        self._granted = 0  # steps promised in this tick and not yet open
+        self._waiting_since: float | None = None  # a lane was refused its unroll
+        if not self.synchronous:
+            store.set_length(min(config.fragment_length or ASYNC_FRAGMENT, batch_steps))
+
+    # -- may a lane go on? ----------------------------------------------------------------------
+
+    def wanting(self, lanes: np.ndarray) -> np.ndarray:
+        """bool[n]: which of these (recording) lanes need a new unroll for their next step."""
+        store = self.store
+        return (store.base[lanes] == NONE) | (
+            store.t[lanes] + store.pending[lanes] >= store.length
+        )
+
+    def grant(self, unrolls: int, now: float) -> bool:
+        """May `unrolls` more begin? All or none; counted until `tick_done`."""
+        if not self.synchronous:
+            return True
+        if self.learning or self.paused:
+            return False
+        self._share()
+        promised = (
+            self.store.finished_steps
+            + self.store.open_unrolls * self.store.length
+            + self._granted
+        )
+        if promised < self.batch_steps or self._lifted(now):
+            self._granted += unrolls * self.store.length
+            return True
+        if self._waiting_since is None:
+            self._waiting_since = now
+        return False
+
+    def tick_done(self) -> None:
+        self._granted = 0
+
+    def _share(self) -> None:
+        """At the beginning of a batch: T such that all lanes together fill it."""
+        if self.store.open_unrolls or self.store.finished or self._granted:
+            return
+        share = math.ceil(self.batch_steps / max(1, self.lanes))
+        self.store.set_length(min(self.config.fragment_length or share, self.batch_steps))
+
+    def _lifted(self, now: float) -> bool:
+        since = self._waiting_since
+        return since is not None and now - since >= self.config.straggler_s
+
+    # -- is there a batch? ----------------------------------------------------------------------
+
+    def ready(self, now: float) -> bool:
+        """Can `take` be called?"""
+        store = self.store
+        if self.learning or self.paused:
+            return False
+        if not self.synchronous:
+            self._drop_surplus()
+            return store.finished_steps >= self.batch_steps
+        if store.finished_steps >= self.batch_steps and store.open_unrolls == 0:
+            return True
+        return self._lifted(now) and store.finished_steps + store.open_steps >= self.batch_steps
+
+    def take(self) -> Batch:
+        """The batch. Synchronous: everything there is; whatever is still open is cut."""
+        if self.synchronous:
+            self.cut()
+            wanted = self.store.finished_steps
+        else:
+            wanted = self.batch_steps
+        unrolls: list[Unroll] = []
+        steps = 0
+        while steps < wanted:
+            unrolls.append(self.store.pop())
+            steps += unrolls[-1].length
+        self.learning = True
+        self._waiting_since = None
+        self.accounts.in_flight += steps
+        return self.store.gather(unrolls)
+
+    def cut(self) -> None:
+        """Ends all open unrolls; their steps in flight will be stale when they come."""
+        lanes = np.flatnonzero(self.store.base != NONE)
+        if len(lanes):
+            self.accounts.drop(Drop.STALE, int(self.store.pending[lanes].sum()))
+            self.store.finish(lanes)
+
+    def learned(self, steps: int) -> None:
+        """The learner is done with `steps` steps."""
+        self.learning = False
+        self.accounts.in_flight -= steps
+        self.accounts.trained += steps
+
+    def lost(self, steps: int) -> None:
+        """The learner died with `steps` steps, and they will not be tried again."""
+        self.learning = False
+        self.accounts.in_flight -= steps
+        self.accounts.drop(Drop.RESTART, steps)
+
+    # -- asynchronous: bounded and not too old ---------------------------------------------------
+
+    def drop_stale(self, version: int) -> None:
+        """Unrolls that began more than `max_policy_lag` versions ago go."""
+        oldest = version - self.config.max_policy_lag
+        store = self.store
+        if any(unroll.first_version < oldest for unroll in store.finished):
+            keep = [u for u in store.finished if u.first_version >= oldest]
+            gone = [u for u in store.finished if u.first_version < oldest]
+            store.finished.clear()
+            store.finished.extend(keep)
+            self._discard(gone, Drop.STALE)
+
+    def _drop_surplus(self) -> None:
+        limit = self.config.max_queued_batches * self.batch_steps
+        while self.store.finished_steps > limit:
+            unroll = self.store.pop()
+            self.store.release([unroll])
+            self.accounts.drop(Drop.OVERFLOW, unroll.length)
+
+    def _discard(self, unrolls: list[Unroll], reason: str) -> None:
+        steps = sum(unroll.length for unroll in unrolls)
+        self.store.finished_steps -= steps
+        self.store.release(unrolls)
+        self.accounts.drop(reason, steps)

@@ -1,0 +1,633 @@
+"""The vectorised client: arrays of observations in, arrays of actions out.
+
+    client = Client("tcp://127.0.0.1:5555", Group(observation_space, action_space, lanes=8))
+    actions = client.step(first_observations)
+    while True:
+        obs, rewards, terminated, truncated = ...        # the simulator's own step
+        actions = client.step(obs, rewards, terminated, truncated, final_obs=...)
+
+The server may be slow, die and come back: the client repeats, re-introduces itself and carries
+on in the middle of the episode. It uses no thread; one thread may use it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from sim_clients.connection import (
+    Answered,
+    Connection,
+    Delayed,
+    Over,
+    Ponged,
+    Reconnect,
+    Refused,
+    Send,
+    Stats,
+    Told,
+    Welcomed,
+)
+from sim_clients.errors import (
+    ClientError,
+    InvalidStep,
+    RequestRefused,
+    ServerClosed,
+    SessionRefused,
+    StepTimeout,
+)
+from sim_clients.lanes import Columns, Group, GroupLanes, Lanes, Rows
+from sim_clients.protocol import (
+    PROTOCOL_VERSION,
+    Bye,
+    Error,
+    ErrorCode,
+    EventKind,
+    GroupSpec,
+    Hello,
+    MessageType,
+    encode,
+    spaces,
+)
+from sim_clients.transport import Transport, ZmqTransport
+
+__all__ = ["Client", "Group", "Lanes", "Rows"]
+
+log = logging.getLogger(__name__)
+_STEP = int(MessageType.STEP)
+Fallback = Callable[[str, Any, int], Any]
+"""(group name, observations, number of rows) -> batched actions, where none came in time."""
+
+
+class _Request:
+    """One STEP under way: its columns, and in the end its actions or its error."""
+
+    __slots__ = ("abandoned", "actions", "columns", "done", "error", "late", "open_before", "pack")
+
+    def __init__(
+        self,
+        pack: Callable[[Any], bytes],
+        columns: list[Columns | None],
+        open_before: list[np.ndarray | None],
+    ):
+        self.pack = pack
+        self.columns = columns
+        self.open_before = open_before
+        self.actions: list[list[np.ndarray] | None] = []
+        self.error: ClientError | None = None
+        self.done = False
+        self.late = False  # its deadline passed
+        self.abandoned = False  # and the simulator went on without its actions
+
+    def encode(self, seq: int) -> bytes:
+        return self.pack([_STEP, seq, [c if c is None else c.to_wire() for c in self.columns]])
+
+    def reintroduce(self) -> None:
+        for columns in self.columns:
+            if columns is not None:
+                columns.reintroduce()
+
+
+class Client:
+    """A simulator's connection to a policy server.
+
+    The constructor does not wait; `connect` does, and so does the first `step`.
+
+    Args:
+        address: "tcp://host:port" or "ipc:///path".
+        groups: one `Group`, for arrays in and arrays out, or {name: Group}, for dicts of `Lanes`
+            in and dicts of actions out.
+        group: name of a single group on the wire.
+        identity: a name of this simulator that stays the same when it is started again.
+        token: what the server's operator gave out, if anything.
+        timeout_s: deadline of each call; None: wait for ever.
+        on_timeout: what `step` does at the deadline. "raise": `StepTimeout`; "repeat": each
+            lane's last action again, zeros before any; or a `Fallback`.
+        retry_s: first wait before a request is repeated; doubled up to 5 s.
+        lease_s: silence after which the server may take this simulator for gone; None: its own.
+        transport, clock, rng: for tests and in-process wiring.
+
+    Attributes:
+        parameters: environment parameters, as the server last set them.
+        on_parameters: called with them at each change.
+        paused, draining: what the server last said of itself.
+        closed_by_server: it said that it will not come back.
+    """
+
+    def __init__(
+        self,
+        address: str | None,
+        groups: Mapping[str, Group] | Group,
+        *,
+        group: str = "agent",
+        identity: str | None = None,
+        token: str | None = None,
+        timeout_s: float | None = None,
+        on_timeout: str | Fallback = "raise",
+        retry_s: float = 0.5,
+        lease_s: float | None = None,
+        transport: Transport | None = None,
+        clock: Callable[[], float] | None = None,
+        rng: random.Random | None = None,
+        on_parameters: Callable[[dict[str, Any]], None] | None = None,
+    ):
+        if not callable(on_timeout) and on_timeout not in ("raise", "repeat"):
+            raise ValueError(
+                f"on_timeout: expected 'raise', 'repeat' or a function, got {on_timeout!r}."
+            )
+        self._single = isinstance(groups, Group)
+        named = {group: groups} if isinstance(groups, Group) else dict(groups)
+        if not named:
+            raise ValueError("groups: expected at least one group, got none.")
+        self._lanes = [GroupLanes(name, group) for name, group in named.items()]
+        self._index = {lanes.name: i for i, lanes in enumerate(self._lanes)}
+        self._timeout_s = timeout_s
+        self._on_timeout = on_timeout
+        self._clock = clock or time.monotonic
+        self._rng = rng or random.Random()
+        self._pack: Callable[[Any], bytes] = msgpack.Packer(use_bin_type=True).pack
+        self._queue: deque[_Request] = deque()  # not yet handed out, oldest first
+        self._last: list[list[np.ndarray]] | None = None
+        if on_timeout == "repeat":
+            self._last = [lanes.zero_actions() for lanes in self._lanes]
+        self._pongs: set[int] = set()
+        self._closed = False
+        self._delayed_by: str | None = None
+        self.parameters: dict[str, Any] = {}
+        self.on_parameters = on_parameters
+        self.policies: dict[str, tuple[str, int]] = {}
+        self.limits: dict[str, Any] = {}
+        self.paused = False
+        self.draining = False
+        if transport is None:
+            if address is None:
+                raise ValueError("address: expected one where there is no transport, got None.")
+            transport = ZmqTransport(address)
+        self._transport = transport
+        hello = Hello(
+            version=PROTOCOL_VERSION,
+            client=("sim_clients", _package_version()),
+            run_id=os.urandom(16),
+            resume=None,
+            identity=identity,
+            capabilities=(),
+            token=token,
+            groups=tuple(lanes.spec for lanes in self._lanes),
+            options={} if lease_s is None else {"lease_s": lease_s},
+        )
+        self._connection = Connection(hello, now=self._clock(), retry_s=retry_s, rng=self._rng)
+        self._perform()
+
+    # -- what is known ---------------------------------------------------------------------------
+
+    @property
+    def session_id(self) -> bytes | None:
+        """None before the first WELCOME."""
+        return self._connection.session_id
+
+    @property
+    def epoch(self) -> int | None:
+        """Random per server start; None before the first WELCOME."""
+        return self._connection.epoch
+
+    @property
+    def groups(self) -> dict[str, GroupSpec]:
+        """What was declared, with spaces as the wire has them."""
+        return {lanes.name: lanes.spec for lanes in self._lanes}
+
+    @property
+    def ready(self) -> bool:
+        """True while a session stands."""
+        return self._connection.ready
+
+    @property
+    def in_flight(self) -> int:
+        """Steps sent and not answered."""
+        return self._connection.in_flight
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """Group -> version of the policy that chose its newest actions."""
+        return {name: number for name, (_, number) in self.policies.items()}
+
+    @property
+    def stats(self) -> Stats:
+        """Counts of everything that happened to steps."""
+        return self._connection.stats
+
+    @property
+    def closed_by_server(self) -> bool:
+        return isinstance(self._connection.over, ServerClosed)
+
+    # -- the calls of a simulator ------------------------------------------------------------------
+
+    def connect(self, timeout_s: float | None = None) -> None:
+        """Waits for the server's WELCOME (None: for ever).
+
+        Raises:
+            SessionRefused: it does not want this simulator.
+            StepTimeout: it did not answer.
+        """
+        self._check_usable()
+        deadline = math.inf if timeout_s is None else self._clock() + timeout_s
+        while not self._connection.ready:
+            if not self._advance(deadline):
+                raise StepTimeout(
+                    f"expected a WELCOME within {timeout_s} s, got nothing: is the server there?"
+                )
+
+    def step(
+        self,
+        obs: Any,
+        rewards: Any = None,
+        terminated: Any = None,
+        truncated: Any = None,
+        *,
+        final_obs: Any = None,
+        first: Any = None,
+        leaving: Any = None,
+        lanes: Any = None,
+        mask: Any = None,
+        executed: Any = None,
+        metrics: Any = None,
+    ) -> Any:
+        """Reports what came of the previous actions and returns the next ones.
+
+        Arguments as in `Lanes`; with named groups, only a dict {group: Lanes}.
+
+        Returns:
+            The actions of the rows given, each leaf `[n, *shape]`; rows that leave are zeros.
+
+        Raises:
+            InvalidStep: the arguments do not fit; nothing was sent.
+            RequestRefused: the server did not take them; the next step goes on from here.
+            StepTimeout: with on_timeout="raise", at the deadline. The answer may still come:
+                `receive_actions` waits for it, another `step` gives it up.
+            SessionRefused, ServerClosed: the client is over.
+        """
+        deadline = math.inf if self._timeout_s is None else self._clock() + self._timeout_s
+        answered = not self._queue or self._forget(deadline)
+        columns = self._prepare(
+            obs, rewards, terminated, truncated, final_obs, first, leaving, lanes, mask, executed, metrics
+        )  # fmt: skip
+        if not answered:
+            return self._lose(obs, columns)
+        request = self._submit(columns)
+        while not request.done:
+            if not self._advance(deadline):
+                return self._late(obs, request)
+        self._queue.popleft()
+        return self._hand_out(request)
+
+    def send_step(
+        self,
+        obs: Any,
+        rewards: Any = None,
+        terminated: Any = None,
+        truncated: Any = None,
+        *,
+        final_obs: Any = None,
+        first: Any = None,
+        leaving: Any = None,
+        lanes: Any = None,
+        mask: Any = None,
+        executed: Any = None,
+        metrics: Any = None,
+    ) -> None:
+        """The first half of `step`; `receive_actions` is the second.
+
+        Two steps of disjoint lanes may be under way at once, which hides the round trip behind
+        the simulator's own work. Arguments and errors as in `step`.
+        """
+        if any(request.late for request in self._queue):
+            raise InvalidStep(
+                "expected step() or receive_actions(), as an earlier step missed its deadline."
+            )
+        columns = self._prepare(
+            obs, rewards, terminated, truncated, final_obs, first, leaving, lanes, mask, executed, metrics
+        )  # fmt: skip
+        if self._queue:
+            self._check_disjoint(columns)
+        self._submit(columns)
+
+    def receive_actions(self, timeout_s: float | None = None) -> Any:
+        """The actions of the oldest step sent; None where they did not come in `timeout_s`.
+
+        Args:
+            timeout_s: None: wait for ever; 0: only look.
+
+        Raises:
+            RequestRefused, SessionRefused, ServerClosed: as in `step`.
+        """
+        if not self._queue or self._queue[0].abandoned:
+            raise InvalidStep("expected a step under way, got none: call send_step() first.")
+        self._check_usable()
+        deadline = math.inf if timeout_s is None else self._clock() + timeout_s
+        request = self._queue[0]
+        while not request.done:
+            if not self._advance(deadline):
+                return None
+        self._queue.popleft()
+        return self._hand_out(request)
+
+    def ping(self, timeout_s: float | None = None) -> float:
+        """Seconds until the server's program (not its I/O thread) answered.
+
+        Raises:
+            StepTimeout: it did not, within `timeout_s` (None: the client's own deadline).
+        """
+        self._check_usable()
+        limit = self._timeout_s if timeout_s is None else timeout_s
+        began = self._clock()
+        deadline = math.inf if limit is None else began + limit
+        while True:
+            token = self._rng.getrandbits(63)
+            sent = self._clock()
+            self._connection.ping(token)
+            self._perform()
+            while token not in self._pongs:
+                if not self._advance(min(deadline, sent + 1.0)):
+                    break
+            if token in self._pongs:
+                self._pongs.clear()
+                return self._clock() - sent
+            if self._clock() >= deadline:
+                raise StepTimeout(
+                    f"expected a PONG within {limit} s, got nothing: is the server there?"
+                )
+
+    def close(self, reason: str = "done") -> None:
+        """Says BYE and ends. Open episodes count as interrupted. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._connection.session_id is not None and self._connection.over is None:
+            self._transport.send(encode(Bye(reason[:1024])))
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        self.close("done" if kind is None else kind.__name__)
+
+    # -- building and sending ------------------------------------------------------------------------
+
+    def _prepare(self, obs: Any, *rest: Any) -> list[Columns | None]:
+        self._check_usable()
+        if self._single:
+            return [self._lanes[0].prepare(obs, *rest)]
+        if any(part is not None for part in rest):
+            raise InvalidStep("expected only {group: Lanes}, as the groups have names.")
+        if not isinstance(obs, Mapping) or not obs:
+            raise InvalidStep(f"expected {{group: Lanes}}, got {type(obs).__name__}.")
+        columns: list[Columns | None] = [None] * len(self._lanes)
+        for name, part in obs.items():
+            index = self._index.get(name)
+            if index is None or not isinstance(part, Lanes):
+                raise InvalidStep(
+                    f"expected Lanes of groups among {list(self._index)}, got "
+                    f"{type(part).__name__} of '{name}'."
+                )
+            columns[index] = self._lanes[index].prepare(
+                part.obs, part.rewards, part.terminated, part.truncated, part.final_obs,
+                part.first, part.leaving, part.lanes, part.mask, part.executed, part.metrics,
+            )  # fmt: skip
+        return columns
+
+    def _submit(self, columns: list[Columns | None]) -> _Request:
+        before: list[np.ndarray | None] = [
+            None if part is None or part.open_after is None else lanes.open.copy()
+            for part, lanes in zip(columns, self._lanes, strict=True)
+        ]
+        request = _Request(self._pack, columns, before)
+        self._connection.submit(request, self._clock())
+        self._queue.append(request)
+        for part, lanes in zip(columns, self._lanes, strict=True):
+            if part is not None and part.open_after is not None:
+                lanes.commit(part)
+        self._perform()
+        return request
+
+    def _check_disjoint(self, columns: list[Columns | None]) -> None:
+        for request in self._queue:
+            for lanes, new, old in zip(self._lanes, columns, request.columns, strict=True):
+                if new is None or old is None:
+                    continue
+                if new.ids is None or old.ids is None or np.isin(new.ids, old.ids).any():
+                    raise InvalidStep(
+                        f"group '{lanes.name}': expected lanes that wait for no action, got some "
+                        "of a step under way: call receive_actions() first."
+                    )
+
+    def _advance(self, deadline: float) -> bool:
+        """Handles the next frame or timer; False at the deadline, with nothing left to read."""
+        connection = self._connection
+        if connection.over is not None:
+            raise connection.over
+        wait = min(connection.retry_at, deadline) - self._clock()
+        frame = self._transport.receive(None if wait == math.inf else max(0.0, wait))
+        now = self._clock()
+        if frame is not None:
+            connection.received(frame, now)
+        else:
+            connection.tick(now)
+        if connection.effects:
+            self._perform()
+        return frame is not None or now < deadline
+
+    def _perform(self) -> None:
+        """Does what the connection asks for, in order."""
+        effects, self._connection.effects = self._connection.effects, []
+        for effect in effects:
+            if isinstance(effect, Send):
+                self._transport.send(effect.frame)
+            elif isinstance(effect, Answered):
+                self._on_answer(effect.request, effect.groups)
+            elif isinstance(effect, Refused):
+                self._on_refusal(effect.request, effect.error)
+            elif isinstance(effect, Welcomed):
+                self._on_welcome(effect)
+            elif isinstance(effect, Reconnect):
+                self._transport.reconnect()
+            elif isinstance(effect, Told):
+                self._on_event(effect.event.kind, effect.event.data)
+            elif isinstance(effect, Delayed):
+                self._on_delay(effect.error)
+            elif isinstance(effect, Ponged):
+                self._pongs.add(effect.token)
+        over = self._connection.over
+        if over is not None and any(isinstance(effect, Over) for effect in effects):
+            raise over
+
+    # -- what the server says ---------------------------------------------------------------------------
+
+    def _on_answer(self, request: _Request, groups: list[Any]) -> None:
+        try:
+            for lanes, part, group in zip(self._lanes, request.columns, groups, strict=True):
+                if part is None:
+                    request.actions.append(None)
+                    continue
+                number, columns = group
+                actions = lanes.read_actions(columns, part.n)
+                request.actions.append(actions)
+                policy, _ = self.policies[lanes.name]
+                self.policies[lanes.name] = (policy, int(number))
+        except (ValueError, TypeError) as error:
+            self._connection.over = SessionRefused(
+                ErrorCode.MALFORMED, f"its actions do not fit the action space: {error}."
+            )
+            raise self._connection.over from None
+        request.done = True
+        if self._last is not None and not request.abandoned:
+            self._remember(request)
+
+    def _remember(self, request: _Request) -> None:
+        assert self._last is not None
+        for last, part, actions in zip(self._last, request.columns, request.actions, strict=True):
+            if part is not None and actions is not None:
+                for column, new in zip(last, actions, strict=True):
+                    column[slice(None) if part.ids is None else part.ids] = new
+
+    def _on_refusal(self, request: _Request, error: Error) -> None:
+        request.error = RequestRefused(error)
+        request.done = True
+        for lanes, part, before in zip(
+            self._lanes, request.columns, request.open_before, strict=True
+        ):
+            if part is not None and not request.abandoned:
+                lanes.take_back(part, lanes.open if before is None else before)
+
+    def _on_welcome(self, effect: Welcomed) -> None:
+        welcome = effect.welcome
+        self.limits = welcome.limits
+        self._delayed_by = None
+        self.paused = self.draining = False
+        for lanes, group in zip(self._lanes, welcome.groups, strict=True):
+            self.policies[lanes.name] = group
+        if effect.replaced:
+            waiting = [r for r in self._queue if not r.done and not r.abandoned]
+            for i, lanes in enumerate(self._lanes):
+                lanes.introduce_again([c for r in waiting if (c := r.columns[i]) is not None])
+        self._set_parameters(welcome.parameters)
+
+    def _on_delay(self, error: Error) -> None:
+        if error.code != self._delayed_by:  # once, not at every repeat
+            log.warning("the server makes us wait (%s): %s", error.code, error.text)
+        self._delayed_by = error.code
+
+    def _on_event(self, kind: str, data: dict[str, Any]) -> None:
+        if kind == EventKind.PARAMETERS:
+            self._set_parameters(data)
+        elif kind in (EventKind.PAUSE, EventKind.RESUME):
+            self.paused = kind == EventKind.PAUSE
+        elif kind in (EventKind.DRAIN, EventKind.SHUTDOWN):
+            self.draining = True
+
+    def _set_parameters(self, data: dict[str, Any]) -> None:
+        changed = {key: value for key, value in data.items() if self.parameters.get(key) != value}
+        if changed:
+            self.parameters.update(changed)
+            if self.on_parameters is not None:
+                self.on_parameters(dict(self.parameters))
+
+    # -- handing out, and doing without -----------------------------------------------------------------
+
+    def _hand_out(self, request: _Request) -> Any:
+        if request.error is not None:
+            raise request.error
+        return self._nested(request.columns, request.actions)
+
+    def _nested(self, columns: list[Columns | None], actions: list[list[np.ndarray] | None]) -> Any:
+        if self._single:
+            assert actions[0] is not None
+            return spaces.unflatten(self._lanes[0].action_space, actions[0])
+        return {
+            lanes.name: spaces.unflatten(lanes.action_space, part)
+            for lanes, part in zip(self._lanes, actions, strict=True)
+            if part is not None
+        }
+
+    def _forget(self, deadline: float) -> bool:
+        """Gives up the steps whose answers did not come in time; True once none is unanswered."""
+        if not all(request.late for request in self._queue):
+            raise InvalidStep("expected receive_actions() before step(), as a step is under way.")
+        for request in self._queue:
+            if not request.abandoned:
+                self._abandon(request)
+        # An engine with a fallback must not wait twice for the same answer.
+        until = deadline if self._on_timeout == "raise" else self._clock()
+        while not all(request.done for request in self._queue):
+            if not self._advance(until):
+                return False
+        self._queue.clear()
+        return True
+
+    def _abandon(self, request: _Request) -> None:
+        request.abandoned = True
+        for lanes, part in zip(self._lanes, request.columns, strict=True):
+            if part is not None:
+                lanes.lose(part, said=True)
+
+    def _late(self, obs: Any, request: _Request) -> Any:
+        request.late = True
+        if self._on_timeout == "raise":
+            raise StepTimeout(
+                f"expected actions within {self._timeout_s} s, got none: call receive_actions() to "
+                "go on waiting, or step() to go on without."
+            )
+        self._abandon(request)
+        return self._substitute(obs, request.columns)
+
+    def _lose(self, obs: Any, columns: list[Columns | None]) -> Any:
+        """The step is not sent at all, because an earlier one is unanswered."""
+        self.stats.sent += 1
+        self.stats.lost_steps += 1
+        for lanes, part in zip(self._lanes, columns, strict=True):
+            if part is not None:
+                lanes.lose(part, said=False)
+        if self._on_timeout == "raise":
+            raise StepTimeout(
+                f"expected the answer to an earlier step within {self._timeout_s} s, got none: this "
+                "step is lost; its lanes carry on with the next one that can be sent."
+            )
+        return self._substitute(obs, columns)
+
+    def _substitute(self, obs: Any, columns: list[Columns | None]) -> Any:
+        actions: dict[str, Any] = {}
+        for i, (lanes, part) in enumerate(zip(self._lanes, columns, strict=True)):
+            if part is None:
+                continue
+            if self._last is not None:
+                rows = slice(None) if part.ids is None else part.ids
+                actions[lanes.name] = spaces.unflatten(
+                    lanes.action_space, [column[rows].copy() for column in self._last[i]]
+                )
+            else:
+                assert callable(self._on_timeout)
+                seen = obs if self._single else obs[lanes.name].obs
+                actions[lanes.name] = self._on_timeout(lanes.name, seen, part.n)
+        return actions[self._lanes[0].name] if self._single else actions
+
+    def _check_usable(self) -> None:
+        if self._connection.over is not None:
+            raise self._connection.over
+        if self._closed:
+            raise InvalidStep("expected an open client, got a closed one: make a new one.")
+
+
+def _package_version() -> str:
+    try:
+        return version("policy-server")
+    except PackageNotFoundError:
+        return "unknown"  # run from a source tree that is not installed

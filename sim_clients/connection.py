@@ -1,0 +1,452 @@
+"""One session with a server, without I/O: events in, effects out.
+
+Events: a frame came (`received`), time passed (`tick`), the simulator has a STEP (`submit`).
+Effects pile up in `effects` in the order in which they must happen; whoever owns the socket
+takes them all after every event. `retry_at` says when the next `tick` is due.
+
+    greeting --WELCOME--> ready --unknown_session, another epoch, silence--> greeting
+        any --fatal ERROR, EVENT shutdown {final}--> over
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+from typing import Protocol as Interface
+
+from sim_clients.errors import ClientError, InvalidStep, ServerClosed, SessionRefused
+from sim_clients.protocol import (
+    PROTOCOL_VERSION,
+    Error,
+    ErrorCode,
+    Event,
+    EventKind,
+    Hello,
+    MessageType,
+    Ping,
+    Pong,
+    ProtocolError,
+    Welcome,
+    encode,
+    unpack,
+)
+from sim_clients.protocol.codec import read
+
+_ACTIONS = int(MessageType.ACTIONS)
+_JITTER = 0.2
+_LATER = frozenset({ErrorCode.LIMIT_EXCEEDED, ErrorCode.INTERNAL})  # may be over by the next HELLO
+_PROMPT_GREETINGS = 2  # re-introductions in a row without an answered STEP, before backing off
+
+
+class Request(Interface):
+    """A STEP that may have to be said again, perhaps to a server that knows nothing of it."""
+
+    def encode(self, seq: int) -> bytes:
+        """The frame under this number; the same bytes for the same number."""
+
+    def reintroduce(self) -> None:
+        """Rewrites the rows for a server that saw nothing of what came before."""
+
+
+class Send(NamedTuple):
+    """Put this frame on the wire."""
+
+    frame: bytes
+
+
+class Reconnect(NamedTuple):
+    """Close the socket and open a new one."""
+
+
+class Answered(NamedTuple):
+    """The ACTIONS of a request, by group, each `[version, columns]` and not yet checked."""
+
+    request: Any
+    groups: list[Any]
+
+
+class Refused(NamedTuple):
+    """The server would not take this request; it is no longer under way."""
+
+    request: Any
+    error: Error
+
+
+class Welcomed(NamedTuple):
+    """A session stands. `replaced`: an earlier one is lost, with all the server knew of lanes."""
+
+    welcome: Welcome
+    replaced: bool
+
+
+class Delayed(NamedTuple):
+    """The server is there but will not serve yet; the connection keeps asking."""
+
+    error: Error
+
+
+class Told(NamedTuple):
+    """The server told something that is not about one request."""
+
+    event: Event
+
+
+class Ponged(NamedTuple):
+    token: int
+
+
+class Over(NamedTuple):
+    """Nothing more will come of this connection."""
+
+    error: ClientError
+
+
+Effect = Send | Reconnect | Answered | Refused | Welcomed | Delayed | Told | Ponged | Over
+
+
+@dataclass
+class Stats:
+    """Counts since the client was made. `sent = acknowledged + refused + lost_steps + in flight`.
+
+    Attributes:
+        sent: steps the simulator handed over.
+        acknowledged: answered with ACTIONS.
+        refused: answered with an ERROR.
+        lost_steps: never sent, because an earlier one was unanswered after its deadline.
+        retries: repeats of a HELLO or of outstanding STEPs.
+        reconnects: new sockets after silence.
+        sessions: sessions begun (1 unless a server forgot us).
+        waits: EVENT wait received.
+        unreadable: frames from the server that are no message.
+    """
+
+    sent: int = 0
+    acknowledged: int = 0
+    refused: int = 0
+    lost_steps: int = 0
+    retries: int = 0
+    reconnects: int = 0
+    sessions: int = 0
+    waits: int = 0
+    unreadable: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+class _Pending(NamedTuple):
+    request: Request
+    frame: bytes
+
+
+class Connection:
+    """The client's half of the protocol's rules on sequence, repeats and sessions.
+
+    Args:
+        hello: the introduction; its `resume` is filled in here.
+        now: seconds on any monotonic clock; the same clock for all later calls.
+        retry_s: first wait for an answer; doubled at each repeat up to `max_retry_s`, +-20 %.
+        silent_retries: repeats without hearing anything at all, before the socket is replaced.
+
+    Attributes:
+        effects: what the owner must now do, in order.
+        retry_at: time of the next `tick`; infinite while nothing is awaited.
+    """
+
+    def __init__(
+        self,
+        hello: Hello,
+        *,
+        now: float,
+        retry_s: float = 0.5,
+        max_retry_s: float = 5.0,
+        silent_retries: int = 4,
+        rng: random.Random | None = None,
+    ):
+        if not retry_s > 0:
+            raise ValueError(f"retry_s: expected seconds above 0, got {retry_s}.")
+        self.effects: list[Effect] = []
+        self.stats = Stats()
+        self.retry_at = math.inf
+        self.session_id: bytes | None = None
+        self.epoch: int | None = None
+        self.window = 1
+        self.max_message_bytes: int | None = None
+        self.over: ClientError | None = None
+        self.next_seq = 1
+        self._hello = hello
+        self._retry_s = retry_s
+        self._max_retry_s = max(retry_s, max_retry_s)
+        self._silent_retries = silent_retries
+        self._rng = rng or random.Random()
+        self._pending: dict[int, _Pending] = {}  # by number, in order
+        self._interval = retry_s
+        self._silent = 0
+        self._greetings = 0  # since the last answered STEP
+        self._repeats: dict[int, int] = {}  # number -> times its STEP was said again
+        self._echoes: dict[int, int] = {}  # number -> ERRORs still to come for a refused STEP
+        self._greeting = True
+        self._send_hello()
+        self._arm(now)
+
+    @property
+    def ready(self) -> bool:
+        """True while a session stands."""
+        return not self._greeting and self.over is None
+
+    @property
+    def in_flight(self) -> int:
+        """Requests without an answer."""
+        return len(self._pending)
+
+    # -- events ------------------------------------------------------------------------------
+
+    def submit(self, request: Request, now: float) -> None:
+        """The simulator has a STEP; before the first WELCOME it waits here.
+
+        Raises:
+            InvalidStep: the window is full, or the frame exceeds the server's limit.
+        """
+        if self.over is not None:
+            raise self.over
+        # Nobody knows the window before WELCOME; every server grants one.
+        if len(self._pending) >= self.window:
+            raise InvalidStep(
+                f"expected at most {self.window} unanswered steps, got one more: call "
+                "receive_actions() first."
+            )
+        frame = request.encode(self.next_seq)
+        limit = self.max_message_bytes
+        if limit is not None and len(frame) > limit:
+            raise InvalidStep(
+                f"expected a message of at most {limit} bytes, got {len(frame)}: send fewer lanes "
+                "per step, or raise the server's max_message_bytes."
+            )
+        self._pending[self.next_seq] = _Pending(request, frame)
+        self.next_seq += 1
+        self.stats.sent += 1
+        if not self._greeting:
+            self.effects.append(Send(frame))
+            if len(self._pending) == 1:
+                self._interval = self._retry_s
+                self._arm(now)
+
+    def ping(self, token: int) -> None:
+        """Asks for a sign of life of the server's program; a `Ponged` with this token follows."""
+        if self.over is not None:
+            raise self.over
+        self.effects.append(Send(encode(Ping(token))))
+
+    def tick(self, now: float) -> None:
+        """Time passed: repeats what is unanswered, once it is due."""
+        if now < self.retry_at or self.over is not None:
+            return
+        self.stats.retries += 1
+        self._silent += 1
+        self._interval = min(2 * self._interval, self._max_retry_s)
+        if self._silent >= self._silent_retries:
+            # A connection can be half open for hours; a new one finds out at once.
+            self._silent = 0
+            self.stats.reconnects += 1
+            self._greeting = True
+            self._repeats.clear()
+            self._echoes.clear()
+            self.effects.append(Reconnect())
+        if self._greeting:
+            self._send_hello()
+        else:
+            self._say_again()
+        self._arm(now)
+
+    def received(self, frame: bytes, now: float) -> None:
+        """A frame came; what cannot be read is counted and otherwise ignored."""
+        if self.over is not None:
+            return
+        self._silent = 0
+        try:
+            data = unpack(frame)
+            if data[0] == _ACTIONS:
+                # By hand, not by `read`: this is the one frame of every step.
+                _, seq, epoch, groups = data
+                if type(seq) is not int or type(epoch) is not int or type(groups) is not list:
+                    raise ValueError
+                self._on_actions(seq, epoch, groups, now)
+                return
+            message = read(data)
+        except (ProtocolError, ValueError):
+            self.stats.unreadable += 1
+            return
+        if isinstance(message, Error):
+            self._on_error(message, now)
+        elif isinstance(message, Event):
+            self._on_event(message, now)
+        elif isinstance(message, Welcome):
+            self._on_welcome(message, now)
+        elif isinstance(message, Pong):
+            self.effects.append(Ponged(message.token))
+            self._check_epoch(message.epoch, now)
+        else:
+            self.stats.unreadable += 1  # a message only simulators send
+
+    # -- one handler per message ---------------------------------------------------------------
+
+    def _on_actions(self, seq: int, epoch: int, groups: list[Any], now: float) -> None:
+        if not self._check_epoch(epoch, now):
+            return
+        pending = self._pending.pop(seq, None)
+        if pending is None:
+            return  # a repeat of an answer that was already here
+        self.stats.acknowledged += 1
+        self._greetings = 0
+        self._repeats.pop(seq, None)
+        if not self._greeting:
+            self._interval = self._retry_s
+            self._arm(now)
+        self.effects.append(Answered(pending.request, groups))
+
+    def _on_welcome(self, welcome: Welcome, now: float) -> None:
+        if not self._greeting and welcome.session_id == self.session_id:
+            return  # the answer to a repeated HELLO
+        limits, window = welcome.limits, welcome.limits.get("window", 1)
+        size = limits.get("max_message_bytes")
+        if (
+            welcome.version != PROTOCOL_VERSION
+            or len(welcome.groups) != len(self._hello.groups)
+            or type(window) is not int
+            or window < 1
+            or type(size) not in (int, type(None))
+        ):
+            self._end(SessionRefused(ErrorCode.MALFORMED, "its WELCOME does not fit our HELLO."))
+            return
+        replaced = self.session_id is not None and not (
+            welcome.resumed and welcome.session_id == self.session_id
+        )
+        oldest = next(iter(self._pending), self.next_seq)
+        if welcome.resumed and not replaced and not oldest <= welcome.next_seq <= self.next_seq:
+            self._end(
+                SessionRefused(
+                    ErrorCode.BAD_SEQUENCE,
+                    f"expected the resumed session to go on between steps {oldest} and "
+                    f"{self.next_seq}, got {welcome.next_seq}: start the simulator anew.",
+                )
+            )
+            return
+        if replaced or self.session_id is None:
+            self.stats.sessions += 1
+        self.session_id, self.epoch = welcome.session_id, welcome.epoch
+        self.window, self.max_message_bytes = window, size
+        self._greeting = False
+        if replaced:
+            for pending in self._pending.values():
+                pending.request.reintroduce()
+            self._renumber(1)
+        self.effects.append(Welcomed(welcome, replaced))
+        if replaced:
+            self._repeats.clear()
+            self._echoes.clear()
+            self.effects.extend(Send(p.frame) for p in self._pending.values())
+        else:
+            self._say_again()
+        self._interval = self._retry_s
+        self._arm(now)
+
+    def _on_event(self, event: Event, now: float) -> None:
+        if event.kind == EventKind.WAIT:
+            self.stats.waits += 1
+            if event.seq in self._pending and not self._greeting:
+                self._interval = self._max_retry_s
+                self._arm(now)
+            return
+        self.effects.append(Told(event))
+        if event.kind == EventKind.SHUTDOWN and event.data.get("final") is True:
+            reason = event.data.get("reason", "no reason given")
+            self._end(ServerClosed(f"the server has ended for good ({reason})."))
+
+    def _on_error(self, error: Error, now: float) -> None:
+        if error.fatal or error.code == ErrorCode.CONFLICTING_RETRY:
+            # Two contents under one number: no later number of this session can be trusted.
+            self._end(SessionRefused(error.code, error.text))
+        elif error.code == ErrorCode.SHUTTING_DOWN or (self._greeting and error.code in _LATER):
+            self.effects.append(Delayed(error))  # the repeat timer is the remedy
+        elif error.code == ErrorCode.UNKNOWN_SESSION:
+            self._introduce_again(now)
+        elif error.seq is None and self._greeting:
+            self._end(SessionRefused(error.code, error.text))
+        else:
+            # An error without a number answers what it could not read: the oldest request.
+            seq = next(iter(self._pending), None) if error.seq is None else error.seq
+            pending = self._pending.get(seq) if seq is not None else None
+            if seq is None or pending is None:
+                return
+            if self._echoes.get(seq):
+                self._echoes[seq] -= 1  # the refusal of a repeat of what had this number before
+                return
+            out_of_step = error.code == ErrorCode.BAD_SEQUENCE
+            if out_of_step and self._greetings < _PROMPT_GREETINGS:
+                self._introduce_again(now)  # WELCOME will say where the server stands
+                return
+            self._refuse(seq, pending, error, now)
+
+    # -- pieces --------------------------------------------------------------------------------
+
+    def _refuse(self, seq: int, pending: _Pending, error: Error, now: float) -> None:
+        del self._pending[seq]
+        self.stats.refused += 1
+        self._echoes[seq] = self._repeats.pop(seq, 0)
+        self.effects.append(Refused(pending.request, error._replace(seq=seq)))
+        # The server did not use the number up, so the requests behind it move down by one.
+        oldest = next(iter(self._pending), seq)
+        self._renumber(min(oldest, seq))
+        if not self._greeting:
+            self.effects.extend(Send(p.frame) for n, p in self._pending.items() if n >= seq)
+        self._arm(now)
+
+    def _say_again(self) -> None:
+        for seq, pending in self._pending.items():
+            self._repeats[seq] = self._repeats.get(seq, 0) + 1
+            self.effects.append(Send(pending.frame))
+
+    def _renumber(self, start: int) -> None:
+        requests = [p.request for p in self._pending.values()]
+        self._pending = {
+            seq: _Pending(request, request.encode(seq))
+            for seq, request in enumerate(requests, start)
+        }
+        self.next_seq = start + len(requests)
+
+    def _check_epoch(self, epoch: int, now: float) -> bool:
+        if epoch == self.epoch:
+            return True
+        if not self._greeting:
+            self._introduce_again(now)
+        return False
+
+    def _introduce_again(self, now: float) -> None:
+        if self._greeting:
+            return  # a HELLO is under way already
+        self._greeting = True
+        self._greetings += 1
+        self._interval = self._retry_s
+        if self._greetings <= _PROMPT_GREETINGS:
+            self._send_hello()
+        else:
+            # A server that forgets us at once must not turn the two of us into a busy loop.
+            self._interval = self._max_retry_s
+        self._arm(now)
+
+    def _send_hello(self) -> None:
+        self.effects.append(Send(encode(self._hello._replace(resume=self.session_id))))
+
+    def _arm(self, now: float) -> None:
+        if self._greeting or self._pending:
+            jitter = 1 - _JITTER + 2 * _JITTER * self._rng.random()
+            self.retry_at = now + self._interval * jitter
+        else:
+            self.retry_at = math.inf
+
+    def _end(self, error: ClientError) -> None:
+        self.over = error
+        self.retry_at = math.inf
+        self.effects.append(Over(error))

@@ -1,0 +1,108 @@
+"""Moves whole frames between this process and a server, and knows nothing of what they say."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Protocol
+
+import zmq
+
+_QUEUE = 128  # frames; a connection has 2 requests at a time and a few repeats of them
+_BYE_LINGER_MS = 500
+_MAX_FRAME = 256 * 1024 * 1024
+
+
+class Transport(Protocol):
+    """What a client needs of a wire. Frames may get lost; they never come in parts."""
+
+    def send(self, frame: bytes) -> None:
+        """Sends, or drops the frame where the wire is jammed: the client will repeat it."""
+
+    def receive(self, timeout_s: float | None) -> bytes | None:
+        """The next frame; None after `timeout_s` seconds without one (None: wait for ever)."""
+
+    def reconnect(self) -> None:
+        """Starts over with a new connection; frames under way are gone."""
+
+    def close(self) -> None:
+        """Ends the connection after a short while for the last frame to leave. Idempotent."""
+
+
+class ZmqTransport:
+    """A DEALER to `address` ("tcp://host:port" or "ipc:///path"). Not thread-safe.
+
+    Args:
+        context: an own ZeroMQ context; None: the process's shared one.
+        max_message_bytes: larger frames from the server end the connection.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        context: zmq.Context[Any] | None = None,
+        max_message_bytes: int = _MAX_FRAME,
+    ):
+        self.address = address
+        self._context = context or zmq.Context.instance()
+        self._max_message_bytes = max_message_bytes
+        self._poller = zmq.Poller()
+        self._socket: zmq.Socket[bytes] | None = None
+        self._open()
+
+    def _open(self) -> None:
+        socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.SNDHWM, _QUEUE)
+        socket.setsockopt(zmq.RCVHWM, _QUEUE)
+        socket.setsockopt(zmq.MAXMSGSIZE, self._max_message_bytes)
+        socket.setsockopt(zmq.RECONNECT_IVL, 100)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)
+        # Greetings sent before the server listens must wait for it, not fail.
+        socket.setsockopt(zmq.IMMEDIATE, 0)
+        socket.setsockopt(zmq.IPV6, 1)
+        try:
+            socket.connect(self.address)
+        except zmq.ZMQError as error:
+            socket.close(0)
+            raise ValueError(
+                f"expected an address such as 'tcp://127.0.0.1:5555' or 'ipc:///tmp/policy', got "
+                f"'{self.address}' ({error})."
+            ) from None
+        self._socket = socket
+        self._poller.register(socket, zmq.POLLIN)
+
+    def send(self, frame: bytes) -> None:
+        # A full queue means that nobody reads; the repeat timer covers the frame.
+        with contextlib.suppress(zmq.Again):
+            self._live().send(frame, zmq.NOBLOCK)
+
+    def receive(self, timeout_s: float | None) -> bytes | None:
+        socket = self._live()
+        # Rounded up: a poll that returns early would spin until the timer is due.
+        timeout_ms = None if timeout_s is None else -int(-timeout_s * 1000 // 1)
+        if not self._poller.poll(timeout_ms):
+            return None
+        try:
+            return socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+    def reconnect(self) -> None:
+        self._drop(0)
+        self._open()
+
+    def close(self) -> None:
+        self._drop(_BYE_LINGER_MS)
+
+    def _live(self) -> zmq.Socket[bytes]:
+        if self._socket is None:
+            raise RuntimeError("this transport is closed: make a new one.")
+        return self._socket
+
+    def _drop(self, linger_ms: int) -> None:
+        if self._socket is not None:
+            self._poller.unregister(self._socket)
+            self._socket.close(linger_ms)
+            self._socket = None
