@@ -54,7 +54,7 @@ class Algorithm:
         self.progress = Progress(settings.metrics.window_episodes)
         self.iterations = 0
         self.last_evaluation: dict[str, Any] | None = None
-        self._begin(CheckpointStore.read(checkpoint) if checkpoint else None)
+        self._begin(CheckpointStore(checkpoint).load(checkpoint) if checkpoint else None)
 
     def _begin(self, checkpoint: Checkpoint | None) -> None:
         wiring = LocalServer if self.in_process else RayServer
@@ -151,7 +151,7 @@ class Algorithm:
         Raises:
             CheckpointError: nothing usable there, or it was made for other policies.
         """
-        checkpoint = CheckpointStore.read(path)
+        checkpoint = CheckpointStore(path).load(path)
         unknown = set(checkpoint.policies) - set(self.settings.multi_agent.policies)
         if unknown:
             raise CheckpointError(

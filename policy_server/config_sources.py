@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ MAX_FILE_BYTES = 1 << 20
 
 _PART = r'(?:"[^"]+"|[^".=\s]+)'
 _OVERRIDE = re.compile(rf"\s*({_PART}(?:\.{_PART})*)\s*=(.*)", re.DOTALL)
-_PRESETS = "policy_server.presets"
 
 
 def load_file(path: str | Path) -> dict[str, Any]:
@@ -153,9 +153,13 @@ def preset_names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in _preset_files())
 
 
-def _preset_files() -> list[Any]:
+def _preset_folder() -> Traversable:
+    return resources.files("policy_server") / "presets"
+
+
+def _preset_files() -> list[Traversable]:
     # Looked up by listing, never by joining a path, so that no name can lead elsewhere.
-    folder = resources.files(_PRESETS.partition(".")[0]).joinpath(_PRESETS.partition(".")[2])
+    folder = _preset_folder()
     if not folder.is_dir():
         return []
     return [entry for entry in folder.iterdir() if entry.name.endswith(".toml")]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sim_clients.client import Client
+    from sim_clients.columns import Group, Lanes, Rows
     from sim_clients.episodes import EpisodeClient
     from sim_clients.errors import (
         ClientError,
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
         StepTimeout,
     )
     from sim_clients.gymnasium import run_gymnasium
-    from sim_clients.lanes import Group, Lanes, Rows
     from sim_clients.pettingzoo import run_pettingzoo
 
 __all__ = [
@@ -45,9 +45,9 @@ __all__ = [
 _HOMES = {
     "Client": "client",
     "EpisodeClient": "episodes",
-    "Group": "lanes",
-    "Lanes": "lanes",
-    "Rows": "lanes",
+    "Group": "columns",
+    "Lanes": "columns",
+    "Rows": "columns",
     "run_gymnasium": "gymnasium",
     "run_pettingzoo": "pettingzoo",
 }

@@ -22,12 +22,11 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import msgpack
-import numpy as np
-
-from sim_clients.connection import (
+from sim_clients.book import Fallback, LaneBook, StepRequest
+from sim_clients.columns import Columns, Group, Lanes, Rows
+from sim_clients.connection import Connection
+from sim_clients.effects import (
     Answered,
-    Connection,
     Delayed,
     Over,
     Ponged,
@@ -39,14 +38,12 @@ from sim_clients.connection import (
     Welcomed,
 )
 from sim_clients.errors import (
-    ClientError,
     InvalidStep,
     RequestRefused,
     ServerClosed,
     SessionRefused,
     StepTimeout,
 )
-from sim_clients.lanes import Columns, Group, GroupLanes, Lanes, Rows
 from sim_clients.protocol import (
     PROTOCOL_VERSION,
     Bye,
@@ -55,47 +52,13 @@ from sim_clients.protocol import (
     EventKind,
     GroupSpec,
     Hello,
-    MessageType,
     encode,
-    spaces,
 )
 from sim_clients.transport import Transport, ZmqTransport
 
 __all__ = ["Client", "Group", "Lanes", "Rows"]
 
 log = logging.getLogger(__name__)
-_STEP = int(MessageType.STEP)
-Fallback = Callable[[str, Any, int], Any]
-"""(group name, observations, number of rows) -> batched actions, where none came in time."""
-
-
-class _Request:
-    """One STEP under way: its columns, and in the end its actions or its error."""
-
-    __slots__ = ("abandoned", "actions", "columns", "done", "error", "late", "open_before", "pack")
-
-    def __init__(
-        self,
-        pack: Callable[[Any], bytes],
-        columns: list[Columns | None],
-        open_before: list[np.ndarray | None],
-    ):
-        self.pack = pack
-        self.columns = columns
-        self.open_before = open_before
-        self.actions: list[list[np.ndarray] | None] = []
-        self.error: ClientError | None = None
-        self.done = False
-        self.late = False  # its deadline passed
-        self.abandoned = False  # and the simulator went on without its actions
-
-    def encode(self, seq: int) -> bytes:
-        return self.pack([_STEP, seq, [c if c is None else c.to_wire() for c in self.columns]])
-
-    def reintroduce(self) -> None:
-        for columns in self.columns:
-            if columns is not None:
-                columns.reintroduce()
 
 
 class Client:
@@ -141,25 +104,12 @@ class Client:
         rng: random.Random | None = None,
         on_parameters: Callable[[dict[str, Any]], None] | None = None,
     ):
-        if not callable(on_timeout) and on_timeout not in ("raise", "repeat"):
-            raise ValueError(
-                f"on_timeout: expected 'raise', 'repeat' or a function, got {on_timeout!r}."
-            )
-        self._single = isinstance(groups, Group)
-        named = {group: groups} if isinstance(groups, Group) else dict(groups)
-        if not named:
-            raise ValueError("groups: expected at least one group, got none.")
-        self._lanes = [GroupLanes(name, group) for name, group in named.items()]
-        self._index = {lanes.name: i for i, lanes in enumerate(self._lanes)}
+        self._book = LaneBook(groups, group, on_timeout)
         self._timeout_s = timeout_s
         self._on_timeout = on_timeout
         self._clock = clock or time.monotonic
         self._rng = rng or random.Random()
-        self._pack: Callable[[Any], bytes] = msgpack.Packer(use_bin_type=True).pack
-        self._queue: deque[_Request] = deque()  # not yet handed out, oldest first
-        self._last: list[list[np.ndarray]] | None = None
-        if on_timeout == "repeat":
-            self._last = [lanes.zero_actions() for lanes in self._lanes]
+        self._queue: deque[StepRequest] = deque()  # not yet handed out, oldest first
         self._pongs: set[int] = set()
         self._closed = False
         self._delayed_by: str | None = None
@@ -182,7 +132,7 @@ class Client:
             identity=identity,
             capabilities=(),
             token=token,
-            groups=tuple(lanes.spec for lanes in self._lanes),
+            groups=self._book.specs,
             options={} if lease_s is None else {"lease_s": lease_s},
         )
         self._connection = Connection(hello, now=self._clock(), retry_s=retry_s, rng=self._rng)
@@ -203,7 +153,7 @@ class Client:
     @property
     def groups(self) -> dict[str, GroupSpec]:
         """What was declared, with spaces as the wire has them."""
-        return {lanes.name: lanes.spec for lanes in self._lanes}
+        return {spec.name: spec for spec in self._book.specs}
 
     @property
     def ready(self) -> bool:
@@ -281,11 +231,13 @@ class Client:
             obs, rewards, terminated, truncated, final_obs, first, leaving, lanes, mask, executed, metrics
         )  # fmt: skip
         if not answered:
-            return self._lose(obs, columns)
+            self._lose(columns)
+            return self._book.substitute(obs, columns)
         request = self._submit(columns)
         while not request.done:
             if not self._advance(deadline):
-                return self._late(obs, request)
+                self._miss(request)
+                return self._book.substitute(obs, columns)
         self._queue.popleft()
         return self._hand_out(request)
 
@@ -317,7 +269,7 @@ class Client:
             obs, rewards, terminated, truncated, final_obs, first, leaving, lanes, mask, executed, metrics
         )  # fmt: skip
         if self._queue:
-            self._check_disjoint(columns)
+            self._book.check_disjoint(columns, self._queue)
         self._submit(columns)
 
     def receive_actions(self, timeout_s: float | None = None) -> Any:
@@ -385,50 +337,15 @@ class Client:
 
     def _prepare(self, obs: Any, *rest: Any) -> list[Columns | None]:
         self._check_usable()
-        if self._single:
-            return [self._lanes[0].prepare(obs, *rest)]
-        if any(part is not None for part in rest):
-            raise InvalidStep("expected only {group: Lanes}, as the groups have names.")
-        if not isinstance(obs, Mapping) or not obs:
-            raise InvalidStep(f"expected {{group: Lanes}}, got {type(obs).__name__}.")
-        columns: list[Columns | None] = [None] * len(self._lanes)
-        for name, part in obs.items():
-            index = self._index.get(name)
-            if index is None or not isinstance(part, Lanes):
-                raise InvalidStep(
-                    f"expected Lanes of groups among {list(self._index)}, got "
-                    f"{type(part).__name__} of '{name}'."
-                )
-            columns[index] = self._lanes[index].prepare(
-                part.obs, part.rewards, part.terminated, part.truncated, part.final_obs,
-                part.first, part.leaving, part.lanes, part.mask, part.executed, part.metrics,
-            )  # fmt: skip
-        return columns
+        return self._book.prepare(obs, *rest)
 
-    def _submit(self, columns: list[Columns | None]) -> _Request:
-        before: list[np.ndarray | None] = [
-            None if part is None or part.open_after is None else lanes.open.copy()
-            for part, lanes in zip(columns, self._lanes, strict=True)
-        ]
-        request = _Request(self._pack, columns, before)
+    def _submit(self, columns: list[Columns | None]) -> StepRequest:
+        request = self._book.request(columns)
         self._connection.submit(request, self._clock())
         self._queue.append(request)
-        for part, lanes in zip(columns, self._lanes, strict=True):
-            if part is not None and part.open_after is not None:
-                lanes.commit(part)
+        self._book.commit(columns)
         self._perform()
         return request
-
-    def _check_disjoint(self, columns: list[Columns | None]) -> None:
-        for request in self._queue:
-            for lanes, new, old in zip(self._lanes, columns, request.columns, strict=True):
-                if new is None or old is None:
-                    continue
-                if new.ids is None or old.ids is None or np.isin(new.ids, old.ids).any():
-                    raise InvalidStep(
-                        f"group '{lanes.name}': expected lanes that wait for no action, got some "
-                        "of a step under way: call receive_actions() first."
-                    )
 
     def _advance(self, deadline: float) -> bool:
         """Handles the next frame or timer; False at the deadline, with nothing left to read."""
@@ -472,53 +389,33 @@ class Client:
 
     # -- what the server says ---------------------------------------------------------------------------
 
-    def _on_answer(self, request: _Request, groups: list[Any]) -> None:
+    def _on_answer(self, request: StepRequest, groups: list[Any]) -> None:
         try:
-            for lanes, part, group in zip(self._lanes, request.columns, groups, strict=True):
-                if part is None:
-                    request.actions.append(None)
-                    continue
-                number, columns = group
-                actions = lanes.read_actions(columns, part.n)
-                request.actions.append(actions)
-                policy, _ = self.policies[lanes.name]
-                self.policies[lanes.name] = (policy, int(number))
+            for name, number in self._book.answer(request, groups):
+                if self.policies[name][1] != number:
+                    self.policies[name] = (self.policies[name][0], number)
         except (ValueError, TypeError) as error:
-            self._connection.over = SessionRefused(
+            over = SessionRefused(
                 ErrorCode.MALFORMED, f"its actions do not fit the action space: {error}."
             )
-            raise self._connection.over from None
-        request.done = True
-        if self._last is not None and not request.abandoned:
-            self._remember(request)
+            self._connection.over = over
+            raise over from None
 
-    def _remember(self, request: _Request) -> None:
-        assert self._last is not None
-        for last, part, actions in zip(self._last, request.columns, request.actions, strict=True):
-            if part is not None and actions is not None:
-                for column, new in zip(last, actions, strict=True):
-                    column[slice(None) if part.ids is None else part.ids] = new
-
-    def _on_refusal(self, request: _Request, error: Error) -> None:
+    def _on_refusal(self, request: StepRequest, error: Error) -> None:
         request.error = RequestRefused(error)
         request.done = True
-        for lanes, part, before in zip(
-            self._lanes, request.columns, request.open_before, strict=True
-        ):
-            if part is not None and not request.abandoned:
-                lanes.take_back(part, lanes.open if before is None else before)
+        if not request.abandoned:
+            self._book.take_back(request)
 
     def _on_welcome(self, effect: Welcomed) -> None:
         welcome = effect.welcome
         self.limits = welcome.limits
         self._delayed_by = None
         self.paused = self.draining = False
-        for lanes, group in zip(self._lanes, welcome.groups, strict=True):
-            self.policies[lanes.name] = group
+        for spec, group in zip(self._book.specs, welcome.groups, strict=True):
+            self.policies[spec.name] = group
         if effect.replaced:
-            waiting = [r for r in self._queue if not r.done and not r.abandoned]
-            for i, lanes in enumerate(self._lanes):
-                lanes.introduce_again([c for r in waiting if (c := r.columns[i]) is not None])
+            self._book.introduce_again(self._queue)
         self._set_parameters(welcome.parameters)
 
     def _on_delay(self, error: Error) -> None:
@@ -543,20 +440,10 @@ class Client:
 
     # -- handing out, and doing without -----------------------------------------------------------------
 
-    def _hand_out(self, request: _Request) -> Any:
+    def _hand_out(self, request: StepRequest) -> Any:
         if request.error is not None:
             raise request.error
-        return self._nested(request.columns, request.actions)
-
-    def _nested(self, columns: list[Columns | None], actions: list[list[np.ndarray] | None]) -> Any:
-        if self._single:
-            assert actions[0] is not None
-            return spaces.unflatten(self._lanes[0].action_space, actions[0])
-        return {
-            lanes.name: spaces.unflatten(lanes.action_space, part)
-            for lanes, part in zip(self._lanes, actions, strict=True)
-            if part is not None
-        }
+        return self._book.nested(request)
 
     def _forget(self, deadline: float) -> bool:
         """Gives up the steps whose answers did not come in time; True once none is unanswered."""
@@ -564,7 +451,7 @@ class Client:
             raise InvalidStep("expected receive_actions() before step(), as a step is under way.")
         for request in self._queue:
             if not request.abandoned:
-                self._abandon(request)
+                self._book.abandon(request)
         # An engine with a fallback must not wait twice for the same answer.
         until = deadline if self._on_timeout == "raise" else self._clock()
         while not all(request.done for request in self._queue):
@@ -573,51 +460,26 @@ class Client:
         self._queue.clear()
         return True
 
-    def _abandon(self, request: _Request) -> None:
-        request.abandoned = True
-        for lanes, part in zip(self._lanes, request.columns, strict=True):
-            if part is not None:
-                lanes.lose(part, said=True)
-
-    def _late(self, obs: Any, request: _Request) -> Any:
+    def _miss(self, request: StepRequest) -> None:
+        """The deadline of a step has passed."""
         request.late = True
         if self._on_timeout == "raise":
             raise StepTimeout(
                 f"expected actions within {self._timeout_s} s, got none: call receive_actions() to "
                 "go on waiting, or step() to go on without."
             )
-        self._abandon(request)
-        return self._substitute(obs, request.columns)
+        self._book.abandon(request)
 
-    def _lose(self, obs: Any, columns: list[Columns | None]) -> Any:
+    def _lose(self, columns: list[Columns | None]) -> None:
         """The step is not sent at all, because an earlier one is unanswered."""
         self.stats.sent += 1
         self.stats.lost_steps += 1
-        for lanes, part in zip(self._lanes, columns, strict=True):
-            if part is not None:
-                lanes.lose(part, said=False)
+        self._book.lose(columns)
         if self._on_timeout == "raise":
             raise StepTimeout(
                 f"expected the answer to an earlier step within {self._timeout_s} s, got none: this "
                 "step is lost; its lanes carry on with the next one that can be sent."
             )
-        return self._substitute(obs, columns)
-
-    def _substitute(self, obs: Any, columns: list[Columns | None]) -> Any:
-        actions: dict[str, Any] = {}
-        for i, (lanes, part) in enumerate(zip(self._lanes, columns, strict=True)):
-            if part is None:
-                continue
-            if self._last is not None:
-                rows = slice(None) if part.ids is None else part.ids
-                actions[lanes.name] = spaces.unflatten(
-                    lanes.action_space, [column[rows].copy() for column in self._last[i]]
-                )
-            else:
-                assert callable(self._on_timeout)
-                seen = obs if self._single else obs[lanes.name].obs
-                actions[lanes.name] = self._on_timeout(lanes.name, seen, part.n)
-        return actions[self._lanes[0].name] if self._single else actions
 
     def _check_usable(self) -> None:
         if self._connection.over is not None:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from sim_clients.client import Client
+from sim_clients.columns import Group, Lanes, Rows
 from sim_clients.errors import InvalidStep, RequestRefused
-from sim_clients.lanes import Group, Lanes, Rows
 from sim_clients.protocol import spaces
 
 _REMEMBERED = 4096  # ended ids, kept to tell "has ended" from "never was"

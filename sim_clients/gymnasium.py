@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sim_clients.client import Client
+from sim_clients.columns import Group
 from sim_clients.command import (
     UsageError,
     check_count,
@@ -19,7 +20,6 @@ from sim_clients.command import (
     parser,
     run_politely,
 )
-from sim_clients.lanes import Group
 from sim_clients.protocol import spaces
 from sim_clients.rows import RowStore, action_rows, flat_mask
 from sim_clients.runner import FAREWELL_S, Runner, Summary

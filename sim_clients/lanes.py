@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from sim_clients.columns import Columns, Group, Rows
 from sim_clients.errors import InvalidStep
 from sim_clients.protocol import Flag, GroupSpec, spaces
 from sim_clients.protocol.spaces import Leaf
@@ -21,116 +21,8 @@ from sim_clients.space_conversion import as_space
 
 _U32 = np.dtype("<u4")
 _F32 = np.dtype("<f4")
-
-
-@dataclass(frozen=True)
-class Group:
-    """Agents of this simulator that share a policy and spaces.
-
-    Attributes:
-        observation_space, action_space: of `sim_clients.protocol`, or Gymnasium's.
-        lanes: how many of them there can be at once.
-        mask: every step carries an action mask.
-    """
-
-    observation_space: Any
-    action_space: Any
-    lanes: int = 1
-    mask: bool = False
-
-
-class Rows(NamedTuple):
-    """Values for some rows of a step only, for `final_obs` and `executed`.
-
-    Shapes: `rows` is int[k], positions in the step; each leaf of `values` is `[k, *shape]`.
-    """
-
-    rows: Any
-    values: Any
-
-
-@dataclass
-class Lanes:
-    """One group's part of a step: n rows, one per lane that speaks.
-
-    Shapes: leaves of `obs` and of a full `final_obs` or `executed` are `[n, *shape]`; `mask` is
-    `[n, mask_width]`; all others are `[n]`.
-
-    Attributes:
-        obs: observations.
-        rewards: for each lane's previous action.
-        terminated, truncated: the previous action ended the episode.
-        final_obs: the true last observation of truncated rows whose `obs` begins the next episode.
-        first: `obs` begins an episode; None: wherever no episode runs or one just ended.
-        leaving: no action wanted, the lane goes idle; `obs` is its final observation.
-        lanes: which lanes these rows are; None: all of them, in order.
-        mask: 1 where an option is allowed.
-        executed: the actions really executed since, where they are not those that were sent.
-        metrics: {row: {name: number}}, of the episodes that end in these rows.
-    """
-
-    obs: Any
-    rewards: Any = None
-    terminated: Any = None
-    truncated: Any = None
-    final_obs: Any = None
-    first: Any = None
-    leaving: Any = None
-    lanes: Any = None
-    mask: Any = None
-    executed: Any = None
-    metrics: Mapping[int, Mapping[str, float]] | None = None
-
-
-class Columns:
-    """One group's rows as they travel, and what is needed to say them again.
-
-    Attributes:
-        ids: the lanes, or None for all.
-        n: rows.
-        open_after: which of the lanes have an episode after this step; None: all of them.
-    """
-
-    __slots__ = ("extras", "flags", "ids", "n", "observations", "open_after", "rewards")
-
-    def __init__(
-        self,
-        ids: np.ndarray | None,
-        n: int,
-        flags: bytes,
-        rewards: bytes,
-        observations: list[bytes],
-        extras: dict[str, Any] | None,
-        open_after: np.ndarray | None,
-    ):
-        self.ids = ids
-        self.n = n
-        self.flags = flags
-        self.rewards = rewards
-        self.observations = observations
-        self.extras = extras
-        self.open_after = open_after
-
-    def to_wire(self) -> list[Any]:
-        ids = None if self.ids is None else self.ids.tobytes()
-        return [ids, self.flags, self.rewards, self.observations, self.extras]
-
-    def reintroduce(self) -> None:
-        """Says the same to a server that saw nothing before: no endings, no previous action."""
-        flags = np.frombuffer(self.flags, np.uint8)
-        first = flags & Flag.FIRST
-        self.flags = (
-            (first | (flags & Flag.LEAVING) | np.where(first, 0, Flag.CONTINUED))
-            .astype(np.uint8)
-            .tobytes()
-        )
-        if self.extras is not None:
-            ended = flags & Flag.ENDED
-            extras = {k: v for k, v in self.extras.items() if k == "mask"}
-            metrics = [entry for entry in self.extras.get("metrics", ()) if not ended[entry[0]]]
-            if metrics:
-                extras["metrics"] = metrics
-            self.extras = extras or None
+_DIED = np.uint8(Flag.TERMINATED | Flag.FIRST)
+_CUT = np.uint8(Flag.TRUNCATED | Flag.FIRST)
 
 
 class GroupLanes:
@@ -193,16 +85,12 @@ class GroupLanes:
         observations = self._observations(obs, n)
         ended = self._flags_given(terminated, "terminated", n)
         cut = self._flags_given(truncated, "truncated", n)
-        if (
-            self._all_open
-            and first is None
-            and leaving is None
-            and (ended is None or not np.count_nonzero(ended))
-            and (cut is None or not np.count_nonzero(cut))
-        ):
-            # The common case, kept apart for speed: nobody begins, ends or leaves.
-            flags, plain, hushed, open_after = None, None, None, None
-            flag_bytes = self._quiet[:n]
+        flags = plain = hushed = open_after = None
+        if self._all_open and first is None and leaving is None:
+            # The common cases, kept apart for speed: all just go on, or some end and begin again.
+            # Per step of 8 lanes, measured without a socket: 11 and 14 us; 38 us the long way.
+            flags = self._auto_reset(ids, ended, cut)
+            flag_bytes = self._quiet[:n] if flags is None else flags.tobytes()
         else:
             flags, plain, hushed, open_after = self._flags(ids, n, ended, cut, first, leaving)
             flag_bytes = flags.tobytes()
@@ -322,6 +210,22 @@ class GroupLanes:
         if array.shape != (n,):
             raise self._wrong(argument, f"shape [{n}]", list(array.shape))
         return array
+
+    def _auto_reset(
+        self, ids: np.ndarray | None, terminated: np.ndarray | None, truncated: np.ndarray | None
+    ) -> np.ndarray | None:
+        """Flags where every lane has an episode and stays: uint8[n], or None for all zeros."""
+        ends = terminated is not None and np.count_nonzero(terminated)
+        cuts = truncated is not None and np.count_nonzero(truncated)
+        if ends and cuts:
+            assert terminated is not None and truncated is not None
+            self._refuse_rows("truncated", terminated & truncated, ids, "one ending, not both")
+            return terminated * _DIED + truncated * _CUT
+        if ends:
+            return terminated * _DIED  # type: ignore[operator]
+        if cuts:
+            return truncated * _CUT  # type: ignore[operator]
+        return None
 
     def _flags(
         self,

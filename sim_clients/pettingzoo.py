@@ -10,154 +10,20 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from sim_clients.agent_rows import Agent, AgentRow, ParallelDriver, TurnDriver
 from sim_clients.client import Client
+from sim_clients.columns import Group, Lanes
 from sim_clients.command import UsageError, check_count, make_client, parser, run_politely
-from sim_clients.lanes import Group, Lanes
 from sim_clients.protocol import spaces
 from sim_clients.rows import RowStore, action_row, flat_mask
 from sim_clients.runner import FAREWELL_S, Runner, Summary
 from sim_clients.space_conversion import as_space
 
-Agent = Any
 GroupBy = Mapping[Any, str] | Callable[[Any], str]
-
-
-@dataclass
-class _Row:
-    """What one agent has to say."""
-
-    obs: Any
-    info: Any
-    reward: float = 0.0
-    terminated: bool = False
-    truncated: bool = False
-    final_obs: Any = None
-    begins: bool = False
-    leaving: bool = False
-
-    def begin_again(self, obs: Any, info: Any) -> None:
-        """The lane's next episode starts in the row that ends this one."""
-        self.final_obs, self.obs, self.info = self.obs, obs, info
-        self.begins, self.leaving = True, False
-
-
-class _Parallel:
-    """One environment in which all agents act at once."""
-
-    def __init__(self, env: Any, seed: int | None):
-        self.env = env
-        self.total = 0.0
-        self._seed = seed
-        self._said: dict[Agent, _Row] = {}
-        self._over = True
-
-    def rows(self) -> dict[Agent, _Row]:
-        rows, self._said = self._said, {}
-        if self._over:
-            observations, infos = self.env.reset(seed=self._seed)
-            self._seed, self._over, self.total = None, False, 0.0
-            for agent, obs in observations.items():
-                if agent in rows:
-                    rows[agent].begin_again(obs, infos.get(agent))
-                else:
-                    rows[agent] = _Row(obs, infos.get(agent), begins=True)
-            for agent in rows.keys() - observations.keys():
-                rows[agent].leaving = True
-        return rows
-
-    def act(self, actions: dict[Agent, Any]) -> bool:
-        """Steps. True where that ended the environment's episode."""
-        observations, rewards, terminated, truncated, infos = self.env.step(actions)
-        for agent, obs in observations.items():
-            ended = bool(terminated.get(agent)), bool(truncated.get(agent))
-            self._said[agent] = _Row(
-                obs,
-                infos.get(agent),
-                float(rewards.get(agent, 0.0)),
-                ended[0],
-                ended[1] and not ended[0],
-                begins=agent not in actions,
-                leaving=any(ended),
-            )
-        self.total += float(sum(rewards.values()))
-        self._over = not self.env.agents
-        return self._over
-
-    def last_rows(self) -> dict[Agent, _Row]:
-        """What is left to say where nobody acts any more."""
-        rows, self._said, self._over = self._said, {}, True
-        for row in rows.values():
-            row.leaving = True
-        return {agent: row for agent, row in rows.items() if not row.begins}
-
-
-class _TurnBased:
-    """One environment in which one agent acts at a time; rewards add up between its turns."""
-
-    def __init__(self, env: Any, seed: int | None):
-        self.env = env
-        self.total = 0.0
-        self._seed = seed
-        self._seen: set[Agent] = set()  # agents with an episode
-        self._over = True
-
-    def rows(self) -> dict[Agent, _Row]:
-        rows = self._ended_rows()
-        while self._over:
-            self.env.reset(seed=self._seed)
-            self._seed, self._over, self.total = None, False, 0.0
-            self._seen.clear()
-            self._ended_rows()
-        agent = self.env.agent_selection
-        obs, reward, _, _, info = self.env.last()
-        if agent in rows:
-            rows[agent].begin_again(obs, info)
-        else:
-            known = agent in self._seen
-            rows[agent] = _Row(obs, info, float(reward) if known else 0.0, begins=not known)
-            self.total += float(reward) if known else 0.0
-        self._seen.add(agent)
-        return rows
-
-    def act(self, actions: dict[Agent, Any]) -> bool:
-        """Takes the turn. True where that ended the environment's episode."""
-        (action,) = actions.values()
-        self.env.step(action)
-        self._ended = self._pass_the_dead()
-        self._over = not self.env.agents
-        return self._over
-
-    def last_rows(self) -> dict[Agent, _Row]:
-        """What is left to say where nobody acts any more."""
-        rows, self._over = self._ended_rows(), True
-        return rows
-
-    _ended: dict[Agent, _Row] | None = None
-
-    def _ended_rows(self) -> dict[Agent, _Row]:
-        rows, self._ended = self._ended or {}, None
-        return rows
-
-    def _pass_the_dead(self) -> dict[Agent, _Row]:
-        """Lets agents that have died go; -> the endings of those that had an episode."""
-        rows: dict[Agent, _Row] = {}
-        while self.env.agents:
-            agent = self.env.agent_selection
-            obs, reward, terminated, truncated, info = self.env.last()
-            if not (terminated or truncated):
-                break
-            if agent in self._seen:
-                self._seen.discard(agent)
-                cut = bool(truncated) and not terminated
-                rows[agent] = _Row(obs, info, float(reward), not cut, cut, leaving=True)
-                self.total += float(reward)
-            self.env.step(None)
-        return rows
 
 
 class _Team:
@@ -189,12 +55,12 @@ class _Team:
             return {key: value for key, value in obs.items() if key != "action_mask"}
         return obs
 
-    def mask(self, row: _Row, obs: Any) -> np.ndarray:
+    def mask(self, row: AgentRow, obs: Any) -> np.ndarray:
         if row.leaving:
             return np.ones(self.mask_width, np.uint8)
         return flat_mask(obs if self._mask_inside else row.info, self.mask_width)
 
-    def lanes(self, rows: list[tuple[int, _Row]]) -> Lanes:
+    def lanes(self, rows: list[tuple[int, AgentRow]]) -> Lanes:
         """One step's columns of (lane, row)."""
         n = len(rows)
         obs, final = RowStore(self.observation_space, n), RowStore(self.observation_space, n)
@@ -272,7 +138,7 @@ class PettingZooSimulator(Runner):
         }
         super().__init__(client if isinstance(client, Client) else client(groups), envs)
         self._drivers = [
-            (_TurnBased if hasattr(env, "last") else _Parallel)(
+            (TurnDriver if hasattr(env, "last") else ParallelDriver)(
                 env, None if seed is None else seed + i
             )
             for i, env in enumerate(envs)
@@ -306,8 +172,8 @@ class PettingZooSimulator(Runner):
             self.client.receive_actions(FAREWELL_S)
             self._awaited = None
 
-    def _say(self, told: list[dict[Agent, _Row]]) -> bool:
-        rows: dict[str, list[tuple[int, _Row]]] = {}
+    def _say(self, told: list[dict[Agent, AgentRow]]) -> bool:
+        rows: dict[str, list[tuple[int, AgentRow]]] = {}
         awaited = []
         for i, agents in enumerate(told):
             for agent, row in agents.items():

@@ -37,7 +37,7 @@ def _convert(space: Any, where: str) -> Space:
 
 
 def _dtype(space: Any, where: str) -> str:
-    name = np.dtype(space.dtype).name
+    name = str(np.dtype(space.dtype).name)
     if name not in spaces.DTYPES:
         raise TypeError(f"{where}: expected a dtype among {', '.join(spaces.DTYPES)}, got {name}.")
     return name

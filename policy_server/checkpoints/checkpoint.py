@@ -83,7 +83,7 @@ def to_files(checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
     state = {
         "step": checkpoint.step,
         "policies": list(checkpoint.policies),
-        "spaces": wire_to_json_spaces(checkpoint.spaces),
+        "spaces": {name: _to_parts(parts) for name, parts in checkpoint.spaces.items()},
         "data": checkpoint.data,
     }
     yield STATE, _to_json(state, "state")
@@ -134,12 +134,8 @@ def from_files(read: Callable[[str], bytes]) -> Checkpoint:
     return Checkpoint(state["step"], policies, spaces, settings, state["data"])
 
 
-def wire_to_json_spaces(spaces: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Spaces of all policies as strict JSON; those that are JSON already stay as they are."""
-    return {
-        name: {key: wire_to_json(value) for key, value in parts.items()}
-        for name, parts in spaces.items()
-    }
+def _to_parts(parts: dict[str, Any]) -> dict[str, Any]:
+    return {key: wire_to_json(value) for key, value in parts.items()}
 
 
 def _to_safetensors(tensors: dict[str, np.ndarray], where: str) -> bytes:
@@ -172,7 +168,7 @@ def _from_safetensors(content: bytes, path: str) -> dict[str, np.ndarray]:
 def _to_json(value: Any, where: str) -> bytes:
     _check_json(value, where)
     # Not strict: a best return of -infinity is a legal counter. Python reads its own spelling.
-    return json.dumps(value, ensure_ascii=False, indent=1).encode()
+    return json.dumps(value, indent=1).encode()
 
 
 def _check_json(value: Any, where: str) -> None:

@@ -8,7 +8,6 @@ One process writes into a store at a time; any number may read.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
@@ -59,7 +58,9 @@ class CheckpointStore:
         if type(checkpoint.step) is not int or checkpoint.step < 0:
             raise CheckpointError(f"step: expected a whole number >= 0, got {checkpoint.step!r}.")
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            if not self.directory.is_dir():
+                self.directory.mkdir(parents=True)
+                _sync_folder(self.directory.parent)
             self._remove_leftovers()
             final = self._write(checkpoint)
         except OSError as error:
@@ -105,7 +106,7 @@ class CheckpointStore:
         found = _newest_first(self.directory)
         return found[0] if found else None
 
-    def list(self) -> list[Path]:
+    def folders(self) -> list[Path]:
         """All checkpoints, newest first."""
         return _newest_first(self.directory)
 
@@ -177,14 +178,12 @@ def _read(folder: Path) -> Checkpoint:
 
 def _folders(directory: Path) -> list[Path]:
     """Everything in the store that is named like a checkpoint; links are not looked at."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        with os.scandir(directory) as entries:
-            return [
-                Path(entry.path)
-                for entry in entries
-                if _NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
-            ]
-    return []
+    try:
+        entries = sorted(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    named = [entry for entry in entries if _NAME.fullmatch(entry.name)]
+    return [entry for entry in named if entry.is_dir() and not entry.is_symlink()]
 
 
 def _newest_first(directory: Path) -> list[Path]:

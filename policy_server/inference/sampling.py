@@ -128,8 +128,9 @@ class RealScale:
     def __init__(self, layout: ActionLayout):
         low, high = layout.low.astype(np.float64), layout.high.astype(np.float64)
         bounded = np.isfinite(low) & np.isfinite(high) & (high > low)
-        self.middle = np.where(bounded, (high + low) / 2, 0.0).astype(np.float32)
-        self.half = np.where(bounded, (high - low) / 2, 1.0).astype(np.float32)
+        low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+        self.middle = ((high + low) / 2).astype(np.float32)
+        self.half = ((high - low) / 2).astype(np.float32)
         self.low, self.high = layout.low, layout.high
 
     def to_simulator(self, reals: np.ndarray) -> np.ndarray:

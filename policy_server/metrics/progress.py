@@ -46,7 +46,6 @@ class Progress:
         self.policies: dict[str, PolicyProgress] = {}
         self.env_steps = 0
         self.last_report: dict[str, Any] = {}
-        self.best_return: float | None = None
         self._clock = clock
         self._began = clock()
         self._before_s = 0.0  # of runs that this one resumes
@@ -88,6 +87,18 @@ class Progress:
             return 0.0
         (t0, s0), (t1, s1) = self._rates[0], self._rates[-1]
         return (s1 - s0) / (t1 - t0) if t1 > t0 else 0.0
+
+    @property
+    def window_full(self) -> bool:
+        """Every policy has as many episodes as means are taken over."""
+        return bool(self.policies) and all(
+            len(p.returns) == self.window for p in self.policies.values()
+        )
+
+    @property
+    def new_steps(self) -> int:
+        """Environment steps since this run began (or was resumed)."""
+        return self.env_steps - (self._steps_at_start or 0)
 
     def episode_return_mean(self) -> float | None:
         """Overall: the sum over policies of their mean returns, as all their agents share an

@@ -102,10 +102,11 @@ class Collector:
     def ready(self, now: float) -> bool:
         """Can `take` be called?"""
         store = self.store
+        if not self.synchronous:
+            self._drop_surplus()
         if self.learning or self.paused:
             return False
         if not self.synchronous:
-            self._drop_surplus()
             return store.finished_steps >= self.batch_steps
         if store.finished_steps >= self.batch_steps and store.open_unrolls == 0:
             return True

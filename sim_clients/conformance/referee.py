@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -84,7 +85,13 @@ class Referee:
         return moves
 
     def _part(
-        self, step: Step, spec: GroupSpec, extras: dict, key: str, space: spaces.Space, n: int
+        self,
+        step: Step,
+        spec: GroupSpec,
+        extras: dict[str, Any],
+        key: str,
+        space: spaces.Space,
+        n: int,
     ) -> set[int]:
         if key not in extras:
             return set()
@@ -95,7 +102,13 @@ class Referee:
         return set(rows)
 
     def _columns(
-        self, step: Step, spec: GroupSpec, what: str, space: spaces.Space, columns: list, n: int
+        self,
+        step: Step,
+        spec: GroupSpec,
+        what: str,
+        space: spaces.Space,
+        columns: list[bytes],
+        n: int,
     ) -> None:
         code = ErrorCode.BAD_ACTION if what == "action" else ErrorCode.BAD_OBSERVATION
         leaves = spaces.leaves(space)

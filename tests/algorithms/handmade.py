@@ -96,9 +96,7 @@ def poison_padding(batch: Batch) -> None:
     steps = batch.rewards.shape[0]
     beyond_obs = np.arange(steps + 1)[:, None] > batch.lengths
     for leaf in batch.obs:
-        leaf[beyond_obs] = (
-            np.nan if leaf.dtype.kind == "f" else (0xAB if leaf.dtype == np.uint8 else -1)
-        )
+        leaf[beyond_obs] = {"f": np.nan, "i": -1, "u": 0xAB}[leaf.dtype.kind]
     beyond = ~batch.valid
     for column in (batch.rewards, batch.logp, batch.reals):
         column[beyond] = np.nan

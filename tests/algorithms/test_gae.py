@@ -29,7 +29,7 @@ def random_case(steps: int, lanes: int, seed: int) -> Case:
     lengths[0] = steps
     valid = np.arange(steps)[:, None] < lengths
     kind = rng.random((steps, lanes))
-    terminated, truncated = kind < 0.1, (0.1 <= kind) & (kind < 0.2)
+    terminated, truncated = kind < 0.1, (kind >= 0.1) & (kind < 0.2)
     rewards = np.where(valid, rng.normal(size=(steps, lanes)), np.nan)
     values = rng.normal(size=(steps + 1, lanes))
     values[np.arange(steps + 1)[:, None] > lengths] = np.nan

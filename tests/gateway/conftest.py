@@ -1,0 +1,56 @@
+"""Gateways without sockets, whose learners audit instead of learning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.gateway.ledger import Auditor
+
+from policy_server import server
+from policy_server.gateway.gateway import Gateway
+from policy_server.settings import Settings
+
+
+class World:
+    """A gateway, its auditors by policy, and a clock that stands still."""
+
+    def __init__(self, **sections: Any):
+        training = {"train_batch_size": 64, "minibatch_size": 64, "num_epochs": 1}
+        training |= sections.pop("training", {})
+        mapping = {"algorithm": "PPO", "training": training, "server": {"seed": 1}, **sections}
+        self.settings = Settings.from_mapping(mapping)
+        self.auditors: dict[str, Auditor] = {}
+        self.now = 100.0
+        self.gateway: Gateway = server.build_gateway(self.settings, self._learner, None, None, 0)
+        self.gateway.clock = lambda: self.now
+
+    def _learner(self, arguments: dict[str, Any], state: Any) -> Auditor:
+        from policy_server.learners.learner import Learner
+
+        weights = Learner(**{**arguments, "threads": 1}).weights()
+        auditor = Auditor(weights, synchronous=self.settings.collection.mode == "sync")
+        self.auditors[arguments["policy_name"]] = auditor
+        return auditor
+
+    def tick(self, *inbox: tuple[bytes, bytes], seconds: float = 0.001) -> list[tuple[bytes, bytes]]:
+        """One tick of the gateway."""
+        self.now += seconds
+        out = self.gateway.answer(list(inbox), self.now)
+        self.gateway.finish(self.now)
+        return out
+
+    @property
+    def desk(self) -> Any:
+        (desk,) = self.gateway.desks.values()
+        return desk
+
+    def balances(self) -> None:
+        """Every account of every desk, checked now."""
+        for desk in self.gateway.desks.values():
+            assert desk.accounts.balance(desk.store.steps) == 0
+
+
+@pytest.fixture
+def world() -> type[World]:
+    return World

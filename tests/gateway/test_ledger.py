@@ -1,0 +1,102 @@
+"""Whatever simulators do, a batch holds exactly what happened, and the books balance."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from tests.gateway.ledger import Auditor, LedgerSimulator
+
+from sim_clients.protocol import MessageType
+
+
+def play(world, rng: random.Random, ticks: int, simulators: int = 3, lanes: int = 4, mishaps: bool = True):
+    """Random ticks: simulators speak in any order, repeat themselves, vanish and come back."""
+    fleet: list[LedgerSimulator] = []
+    auditor = Auditor(None)
+
+    def deliver(out):
+        for peer, frame in out:
+            for simulator in fleet:
+                lost = mishaps and frame[1] == MessageType.ACTIONS and rng.random() < 0.03
+                if simulator.peer == peer and not lost:
+                    simulator.take(frame)
+
+    for number in range(simulators):
+        simulator = LedgerSimulator(number, lanes, auditor, rng)
+        fleet.append(simulator)
+        deliver(world.tick((simulator.peer, simulator.hello())))
+        while simulator.session is None:
+            deliver(world.tick((simulator.peer, simulator.hello())))
+    real = world.auditors["default_policy"]
+    real.executed, real.endings = auditor.executed, auditor.endings
+    world.gateway.train(None)
+    for _ in range(ticks):
+        inbox = []
+        for simulator in fleet:
+            chance = rng.random()
+            if simulator.waiting is not None:
+                if chance < 0.3:
+                    inbox.append((simulator.peer, simulator.waiting))  # a retry
+            elif chance < 0.8:
+                inbox.append((simulator.peer, simulator.step()))
+            if mishaps and simulator.waiting is None and rng.random() < 0.01:
+                # Another connection: resumes, and goes on with the same numbers.
+                simulator.peer += b"'"
+                inbox = [(p, f) for p, f in inbox if p != simulator.peer]
+                inbox.append((simulator.peer, simulator.hello(simulator.session)))
+            elif mishaps and simulator.waiting is None and rng.random() < 0.01:
+                # The lease runs out: a new session, in the middle of the episodes.
+                session = world.gateway.sessions.by_id.get(simulator.session)
+                if session is not None:
+                    world.gateway.sessions.end(session, "test")
+                simulator.peer += b"+"
+                inbox.append((simulator.peer, simulator.hello(simulator.session)))
+        rng.shuffle(inbox)
+        deliver(world.tick(*inbox, seconds=rng.choice([0.0005, 0.002, 0.5])))
+        world.balances()
+    return real, fleet
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_exactly_once_adjacent_and_balanced(world, seed, mode):
+    collection = {"mode": mode}
+    if mode == "async":
+        collection["fragment_length"] = 7
+    w = world(collection=collection)
+    auditor, fleet = play(w, random.Random(seed), ticks=1500)
+    assert len(auditor.batches) > 5
+    assert sum(s.answers for s in fleet) > 500
+    accounts = w.desk.accounts
+    assert accounts.trained + accounts.in_flight == len(auditor.seen)
+    assert accounts.dropped["interrupted"] > 0
+
+
+def test_synchronous_without_mishaps_drops_only_what_was_abandoned(world):
+    w = world()
+    auditor, _ = play(w, random.Random(3), ticks=800, mishaps=False)
+    dropped = {k: v for k, v in w.desk.accounts.dropped.items() if v}
+    assert set(dropped) <= {"interrupted", "stale_policy"}
+    assert w.desk.accounts.trained > 20 * w.settings.training.train_batch_size
+    assert auditor.updates > 20
+
+
+def test_asynchronous_learner_that_is_too_slow_bounds_the_queue(world):
+    w = world(collection={"mode": "async", "fragment_length": 5, "max_queued_batches": 2})
+    simulators = random.Random(5)
+    auditor, _ = play(w, simulators, ticks=20, mishaps=False)
+    auditor.ticks_to_learn = 10**9
+    play_more(w, auditor, simulators, 1500)
+    assert w.desk.accounts.dropped["overflow"] > 0
+    assert w.desk.store.finished_steps <= 2 * 64 + 5 * 12
+
+
+def play_more(w, auditor, rng, ticks):
+    simulator = LedgerSimulator(9, 6, auditor, rng)
+    w.tick((simulator.peer, simulator.hello()))
+    for _ in range(ticks):
+        for peer, frame in w.tick((simulator.peer, simulator.waiting or simulator.step())):
+            if peer == simulator.peer:
+                simulator.take(frame)
+        w.balances()
