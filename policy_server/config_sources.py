@@ -168,8 +168,10 @@ def _preset_files() -> list[Traversable]:
 def merge(*mappings: Mapping[str, Any] | None) -> dict[str, Any]:
     """Deep merge, later ones win; None counts as empty. The arguments stay as they are.
 
-    Tables are merged key by key, everything else is replaced as a whole. In `policy_mapping`,
-    where the first match counts, what a later mapping says also comes first.
+    Tables are merged key by key, everything else is replaced as a whole. `multi_agent` has two
+    rules of its own. Where a later mapping lists its policies, or has both policies and a
+    mapping, it replaces the section, because leftovers would be policies that nobody plays.
+    Else what it says in `policy_mapping`, where the first match counts, comes first.
     """
     result: dict[str, Any] = {}
     for mapping in mappings:
@@ -177,10 +179,15 @@ def merge(*mappings: Mapping[str, Any] | None) -> dict[str, Any]:
             old = result.get(key)
             if not isinstance(value, Mapping):
                 result[key] = value
-            elif not isinstance(old, Mapping):
+            elif not isinstance(old, Mapping) or (key == "multi_agent" and _is_whole(value)):
                 result[key] = merge(value)
             elif key == "policy_mapping":
                 result[key] = {**value, **{k: v for k, v in old.items() if k not in value}}
             else:
                 result[key] = merge(old, value)
     return result
+
+
+def _is_whole(multi_agent: Mapping[str, Any]) -> bool:
+    policies = multi_agent.get("policies", {})
+    return not isinstance(policies, Mapping) or {"policies", "policy_mapping"} <= set(multi_agent)

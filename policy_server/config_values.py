@@ -194,11 +194,11 @@ def free_form(value: Any, path: str, depth: int = 0) -> Any:
 
 def dump(value: Any) -> Any:
     """A checked value -> strict JSON that `coerce` reads back to the same value."""
+    if isinstance(value, Space):
+        return space_to_json(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [field.name for field in dataclasses.fields(value) if field.init]
         return {name: dump(getattr(value, name)) for name in fields}
-    if isinstance(value, Space):
-        return space_to_json(value)
     if isinstance(value, Mapping):
         return {key: dump(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from sim_clients.client import Client
-from sim_clients.errors import ClientError
+from sim_clients.errors import ClientError, ServerClosed
 
 
 class UsageError(Exception):
@@ -54,6 +54,9 @@ def run_politely(work: Callable[[], Any]) -> int:
     except UsageError as error:
         print(error, file=sys.stderr)
         return 2
+    except ServerClosed as error:
+        print(error, file=sys.stderr)
+        return 0  # it was asked to end, and did
     except ClientError as error:
         print(error, file=sys.stderr)
         return 1

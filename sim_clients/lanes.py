@@ -215,17 +215,16 @@ class GroupLanes:
         self, ids: np.ndarray | None, terminated: np.ndarray | None, truncated: np.ndarray | None
     ) -> np.ndarray | None:
         """Flags where every lane has an episode and stays: uint8[n], or None for all zeros."""
-        ends = terminated is not None and np.count_nonzero(terminated)
-        cuts = truncated is not None and np.count_nonzero(truncated)
-        if ends and cuts:
-            assert terminated is not None and truncated is not None
-            self._refuse_rows("truncated", terminated & truncated, ids, "one ending, not both")
-            return terminated * _DIED + truncated * _CUT
-        if ends:
-            return terminated * _DIED  # type: ignore[operator]
-        if cuts:
-            return truncated * _CUT  # type: ignore[operator]
-        return None
+        died = None
+        if terminated is not None and np.count_nonzero(terminated):
+            died = terminated * _DIED
+        if truncated is not None and np.count_nonzero(truncated):
+            if died is None:
+                return truncated * _CUT
+            both = truncated & (died != 0)
+            self._refuse_rows("truncated", both, ids, "one ending, not both")
+            return died + truncated * _CUT
+        return died
 
     def _flags(
         self,

@@ -18,6 +18,7 @@ from sim_clients.agent_rows import Agent, AgentRow, ParallelDriver, TurnDriver
 from sim_clients.client import Client
 from sim_clients.columns import Group, Lanes
 from sim_clients.command import UsageError, check_count, make_client, parser, run_politely
+from sim_clients.errors import InvalidStep
 from sim_clients.protocol import spaces
 from sim_clients.rows import RowStore, action_row, flat_mask
 from sim_clients.runner import FAREWELL_S, Runner, Summary
@@ -177,6 +178,11 @@ class PettingZooSimulator(Runner):
         awaited = []
         for i, agents in enumerate(told):
             for agent, row in agents.items():
+                if (i, agent) not in self._seats:
+                    raise InvalidStep(
+                        f"expected agents among possible_agents, got '{agent}': lanes are declared "
+                        "once, so name every agent that may ever come."
+                    )
                 name, lane = self._seats[i, agent]
                 mine = rows.setdefault(name, [])
                 if not row.leaving:

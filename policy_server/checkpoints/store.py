@@ -76,8 +76,8 @@ class CheckpointStore:
 
         Args:
             path: a checkpoint's folder, taken or refused; or a folder of checkpoints (default:
-                this store's own), where the newest good one is taken and each damaged one before
-                it is logged as a warning.
+                this store's own) or a run folder that has one, where the newest good one is taken
+                and each damaged one before it is logged as a warning.
 
         Raises:
             CheckpointError: there is none, or none that is whole; the damaged file is named.
@@ -87,7 +87,7 @@ class CheckpointStore:
             return _read(path)
         if not path.is_dir():
             raise CheckpointError(f"{path}: there is no such checkpoint, nor a folder of them.")
-        found = _newest_first(path)
+        found = _newest_first(path) or _newest_first(path / "checkpoints")
         if not found:
             raise CheckpointError(f"{path}: there is no checkpoint in this folder.")
         first: CheckpointError | None = None

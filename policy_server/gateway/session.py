@@ -124,8 +124,8 @@ class SessionTable:
         current = self.by_peer.get(peer)
         if current is not None and current.hello.run_id == hello.run_id:
             return self._again(current, hello, now)
-        known = None if hello.resume is None else self.by_id.get(hello.resume)
-        if known is not None and known.hello.run_id == hello.run_id:
+        known = self._known(hello)
+        if known is not None:
             self.by_peer.pop(known.peer, None)
             known.peer = peer
             self.by_peer[peer] = known
@@ -134,6 +134,17 @@ class SessionTable:
             self.end(current, "a new run on the same connection")
         self._replace_silent(hello, now)
         return encode(self._open(peer, hello, now).welcome(self.epoch, False, self.config))
+
+    def _known(self, hello: Hello) -> Session | None:
+        """The session that this run has already: the one it names, or one whose WELCOME it never
+        got. The run id is the run's secret; a session's id alone opens nothing."""
+        if hello.resume is not None:
+            named = self.by_id.get(hello.resume)
+            return named if named is not None and named.hello.run_id == hello.run_id else None
+        for session in self.by_id.values():
+            if session.hello.run_id == hello.run_id:
+                return session
+        return None
 
     def _again(self, session: Session, hello: Hello, now: float) -> bytes:
         if hello.groups != session.hello.groups:

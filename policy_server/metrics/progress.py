@@ -149,7 +149,14 @@ class Progress:
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 values[name] = value
 
-        for name in ("env_steps", "episodes", "episode_return_mean", "steps_per_s", "simulators", "lanes"):
+        for name in (
+            "env_steps",
+            "episodes",
+            "episode_return_mean",
+            "steps_per_s",
+            "simulators",
+            "lanes",
+        ):
             put(name, result[name])
         put("time_s", result["wall_s"])
         for name, number in result["accounting"].items():
@@ -159,13 +166,22 @@ class Progress:
             else:
                 put(f"accounting/{name}", number)
         for policy, entry in result["policies"].items():
-            for name in ("version", "episodes", "episode_return_mean", "episode_length_mean", "queued"):
+            for name in (
+                "version",
+                "episodes",
+                "episode_return_mean",
+                "episode_length_mean",
+                "queued",
+            ):
                 put(f"{policy}/{name}", entry[name])
             for name, number in {**entry["metrics"], **entry["custom_metrics"]}.items():
                 put(f"{policy}/{name}", number)
         for policy, number in (result.get("evaluation") or {}).get("policies", {}).items():
             put(f"evaluation/{policy}/episode_return_mean", number["episode_return_mean"])
-        put("evaluation/episode_return_mean", (result.get("evaluation") or {}).get("episode_return_mean"))
+        put(
+            "evaluation/episode_return_mean",
+            (result.get("evaluation") or {}).get("episode_return_mean"),
+        )
         return values
 
     # -- over a restart -------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from typing import Any
 
 import msgpack
 
@@ -83,7 +84,7 @@ def hello(*groups: GroupSpec) -> Hello:
     )
 
 
-def welcome(**changes: object) -> Welcome:
+def welcome(**changes: Any) -> Welcome:
     plain = Welcome(
         PROTOCOL_VERSION,
         SESSION_ID,
@@ -97,7 +98,7 @@ def welcome(**changes: object) -> Welcome:
     return plain._replace(**changes)
 
 
-def one(flags: int, reward: float = 0.0, extras: dict[str, object] | None = None) -> StepGroup:
+def one(flags: int, reward: float = 0.0, extras: dict[str, Any] | None = None) -> StepGroup:
     """A row of the CartPole group."""
     return StepGroup(None, bytes([flags]), floats(reward), [floats(0.0, 0.5, -0.5, 1.0)], extras)
 
@@ -209,7 +210,8 @@ def messages() -> dict[str, Message]:
 
 
 def _packed(*parts: object) -> bytes:
-    return msgpack.packb(list(parts), use_bin_type=True)
+    frame: bytes = msgpack.packb(list(parts), use_bin_type=True)
+    return frame
 
 
 def _hello_with_space(space: object) -> bytes:

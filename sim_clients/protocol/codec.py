@@ -109,7 +109,7 @@ def _bin(value: Any, where: str, size: int | None = None) -> bytes:
 
 def _array(value: Any, where: str, size: int | None = None, limit: int = MAX_LANES) -> list[Any]:
     if type(value) is not list or len(value) > limit or (size is not None and len(value) != size):
-        came = f"{len(value)} elements" if type(value) is list else value
+        came = len(value) if type(value) is list else value
         raise _fail(where, "an array" if size is None else f"an array of {size}", came)
     return value
 
@@ -270,7 +270,7 @@ def _read_pong(body: list[Any]) -> Pong:
 
 def _read_event(body: list[Any]) -> Event:
     kind, seq, data = _array(body, "EVENT", 3)
-    if kind not in EventKind.ALL:
+    if type(kind) is not str or kind not in EventKind.ALL:
         raise _fail("EVENT.kind", f"one of {', '.join(sorted(EventKind.ALL))}", kind)
     return Event(kind, None if seq is None else _int(seq, "EVENT.seq"), _scalars(data, "EVENT.data"))
 

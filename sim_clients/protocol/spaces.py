@@ -240,7 +240,7 @@ def _read_box(rest: list[Any], where: str, depth: int) -> Space:
         elif dtype.kind in "ui" and not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
             raise _bad(where, f"expected {name} within {dtype.name}", repr(value))
         bounds.append(value)
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         box = Box(bounds[0], bounds[1], shape, dtype)
     if np.isnan(box.low).any() or np.isnan(box.high).any() or (box.low > box.high).any():
         raise _bad(where, "expected low <= high everywhere", "the contrary, or NaN")

@@ -71,6 +71,33 @@ def test_all_metrics_are_there() -> None:
     }  # fmt: skip
 
 
+def test_metrics_are_what_their_names_say() -> None:
+    """One minibatch, lambda = gamma = 0: the advantage is r - V and the return is r."""
+    ppo = make(
+        DISCRETE, lambda_=0.0, gamma=0.0, num_epochs=1, minibatch_size=64, vf_clip_param=1.0,
+        normalize_advantages=False, clip_param=0.2,
+    )  # fmt: skip
+    batch = random_batch(ppo.network, DISCRETE, 8, 8, 0)
+    batch.logp[:, :2] -= np.float32(np.log(1.25))  # a quarter of the steps: ratio 1.25
+    with torch.no_grad():
+        obs = (torch.from_numpy(batch.obs[0][:-1].reshape(-1, 3)),)
+        values = ppo.network.value(obs).numpy().reshape(8, 8)
+        logits = torch.log_softmax(ppo.network.policy(obs), 1)
+    advantages = batch.rewards - values
+    ratio = np.ones((8, 8))
+    ratio[:, :2] = np.where(advantages[:, :2] > 0, 1.2, 1.25)
+    metrics = ppo.update(batch, 0)
+    assert metrics["clip_fraction"] == 0.25
+    assert metrics["vf_clip_fraction"] == pytest.approx((advantages**2 >= 1).mean())
+    assert metrics["vf_loss"] == pytest.approx(np.minimum(advantages**2, 1).mean(), rel=1e-4)
+    assert metrics["policy_loss"] == pytest.approx(-(ratio * advantages).mean(), rel=1e-3)
+    assert metrics["total_loss"] == pytest.approx(metrics["policy_loss"] + metrics["vf_loss"])
+    assert metrics["entropy"] == pytest.approx(-(logits.exp() * logits).sum(1).mean().item())
+    assert metrics["kl"] == pytest.approx(0.0, abs=1e-6)
+    explained = 1 - advantages.var() / batch.rewards.var()
+    assert metrics["vf_explained_var"] == pytest.approx(explained, abs=1e-4)
+
+
 def test_stale_log_probs_show_as_ratio_error() -> None:
     ppo = make(DISCRETE)
     batch = random_batch(ppo.network, DISCRETE, 8, 8, 0)

@@ -181,6 +181,11 @@ def test_an_empty_store(tmp_path: Path) -> None:
         CheckpointStore(tmp_path).save(checkpoint(-1))
 
 
+def test_a_run_folder_will_do(tmp_path: Path) -> None:
+    CheckpointStore(tmp_path / "checkpoints").save(checkpoint())
+    assert_same(CheckpointStore(tmp_path).load(), checkpoint())
+
+
 def test_a_renamed_checkpoint_still_loads(tmp_path: Path) -> None:
     path = CheckpointStore(tmp_path).save(checkpoint())
     assert_same(CheckpointStore(tmp_path).load(path.rename(tmp_path / "best")), checkpoint())

@@ -106,7 +106,7 @@ def test_frozen_and_checked_again_when_replaced() -> None:
     settings = make()
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.algorithm = "other"  # type: ignore[misc]
-    with pytest.raises(ConfigError, match="simulators.num = 1 with environment.env = none"):
+    with pytest.raises(ConfigError, match=r"simulators\.num = 1 with environment\.env = none"):
         dataclasses.replace(settings, simulators=config.SimulatorsConfig(num=1))
 
 
@@ -242,7 +242,7 @@ def test_a_policy_has_the_common_settings_and_its_own_on_top() -> None:
     assert red.preprocessing == config.PreprocessingConfig(frame_stack=4)
     assert red.model is settings.model
     assert blue == PolicySettings(settings.training, settings.model, settings.preprocessing, "ANY")
-    with pytest.raises(ConfigError, match="policy 'green' is not among .* red, blue"):
+    with pytest.raises(ConfigError, match=r"policy 'green' is not among .* red, blue"):
         settings.policy_settings("green")
 
 

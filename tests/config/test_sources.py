@@ -164,6 +164,24 @@ def test_later_patterns_of_a_policy_mapping_match_first() -> None:
     assert list(merged.items()) == [("blue", "c"), ("red", "d"), ("*", "b")]
 
 
+def test_a_layer_that_says_who_plays_replaces_who_played() -> None:
+    low = {
+        "multi_agent": {
+            "policies": {"a": {"training": {"lr": 1}}, "b": {}},
+            "policy_mapping": {"red": "a", "*": "b"},
+            "policies_to_train": ["a"],
+        }
+    }
+    whole = {"policies": {"c": {}}, "policy_mapping": {"*": "c"}}
+    assert merge(low, {"multi_agent": whole}) == {"multi_agent": whole}
+    assert merge(low, {"multi_agent": {"policies": ["c"]}}) == {"multi_agent": {"policies": ["c"]}}
+    more = merge(low, {"multi_agent": {"policies": {"a": {"model": {"hidden": [8]}}}}})
+    assert more["multi_agent"] == {
+        **low["multi_agent"],
+        "policies": {"a": {"training": {"lr": 1}, "model": {"hidden": [8]}}, "b": {}},
+    }
+
+
 @pytest.fixture
 def presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(config_sources, "_preset_folder", lambda: tmp_path)

@@ -50,7 +50,12 @@ def test_the_file_covers_every_type_flag_event_and_extra():
         for flags in group.flags:
             bits |= flags
     assert bits == Flag.ALL
-    assert {key for g in groups for key in g.extras or {}} == {"mask", "final_obs", "action", "metrics"}
+    assert {key for g in groups for key in g.extras or {}} == {
+        "mask",
+        "final_obs",
+        "action",
+        "metrics",
+    }
     events = {f["message"]["kind"] for f in FRAMES["valid"] if f["message"]["type"] == "EVENT"}
     assert events == EventKind.ALL
     assert {f["code"] for f in FRAMES["invalid"]} == {

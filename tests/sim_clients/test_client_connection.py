@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from conftest import Even
+from client_rigs import Even
 
 from sim_clients.connection import Connection
 from sim_clients.effects import (
@@ -56,7 +56,14 @@ class Note:
 
 def connection(**options) -> Connection:
     hello = Hello(
-        1, ("t", "1"), b"R" * 16, None, None, (), None, (GroupSpec("a", Discrete(2), Discrete(2), 1),)
+        1,
+        ("t", "1"),
+        b"R" * 16,
+        None,
+        None,
+        (),
+        None,
+        (GroupSpec("a", Discrete(2), Discrete(2), 1),),
     )
     return Connection(hello, now=0.0, rng=Even(), **options)
 
@@ -459,7 +466,14 @@ def test_what_cannot_be_read_is_counted_only():
     c = ready()
     c.submit(Note("a"), 0.0)
     take(c)
-    for frame in (b"", b"\xc1", encode(Bye("x")), encode(Ping(1)), b"\x92\x04\x01", b"\x94\x04\x01\x01\xa1x"):
+    for frame in (
+        b"",
+        b"\xc1",
+        encode(Bye("x")),
+        encode(Ping(1)),
+        b"\x92\x04\x01",
+        b"\x94\x04\x01\x01\xa1x",
+    ):
         c.received(frame, 0.0)
     assert take(c) == []
     assert c.stats.unreadable == 6
@@ -468,7 +482,8 @@ def test_what_cannot_be_read_is_counted_only():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"version": 2}, {"groups": ()}, {"limits": {"window": 0}}, {"limits": {"window": "2"}}]
+    "changes",
+    [{"version": 2}, {"groups": ()}, {"limits": {"window": 0}}, {"limits": {"window": "2"}}],
 )
 def test_welcome_that_does_not_fit_ends_it(changes):
     c = connection()

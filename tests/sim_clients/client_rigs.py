@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import Any
-
-import pytest
 
 from sim_clients.client import Client
 from sim_clients.conformance.peer import Peer, PeerTransport, Script
@@ -33,26 +30,22 @@ class Even(random.Random):
 
 
 class Rig:
-    """A client, its peer, the wire between them and the clock of both."""
+    """A client, its peer, the wire between them and the clock of both.
 
-    def __init__(self, groups: Any, script: Script | None, peer_options: dict, options: dict):
+    `script`: names of `Script` -> numbers.
+    """
+
+    def __init__(
+        self, groups: Any, peer: Peer | None = None, *, script: dict | None = None, **options: Any
+    ):
+        numbers = {key: frozenset(value) for key, value in (script or {}).items()}
         self.clock = FakeClock()
-        self.peer = Peer(script, **peer_options)
+        self.peer = peer or Peer(Script(**numbers))
         self.wire = PeerTransport(self.peer, self.clock.advance)
         self.client = Client(
             None, groups, transport=self.wire, clock=self.clock, rng=Even(), **options
         )
 
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def rig() -> Callable[..., Rig]:
-    def make(groups: Any, peer: dict | None = None, *, options: dict | None = None, **script: Any) -> Rig:
-        numbers = {key: frozenset(value) for key, value in script.items()}
-        return Rig(groups, Script(**numbers), peer or {}, options or {})
-
-    return make
+    def flags(self) -> list[list[int]]:
+        """Flag bytes of the first group of every STEP received."""
+        return [list(step.groups[0].flags) for step in self.peer.steps()]

@@ -1,0 +1,312 @@
+"""What the server promises on the wire, one promise a test."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.gateway.wire import SPEC, Peer
+
+from sim_clients.protocol import (
+    Box,
+    Bye,
+    Dict,
+    Discrete,
+    Error,
+    GroupSpec,
+    MultiDiscrete,
+    Ping,
+    Pong,
+    Step,
+    StepGroup,
+    Welcome,
+    encode,
+)
+
+
+@pytest.fixture
+def free(world):
+    """A world whose learner is at work without end, so that no request waits."""
+    w = world(collection={"mode": "async"})
+    w.gateway.train(None)
+    return w
+
+
+def kind(message):
+    return type(message).__name__
+
+
+def test_step_before_hello_is_an_unknown_session(free):
+    (reply,) = Peer(free).send(Peer(free).frame(1))
+    assert reply.code == "unknown_session"
+    assert not reply.fatal
+
+
+def test_actions_have_the_shape_of_the_space(free):
+    peer = Peer(free)
+    assert isinstance(peer.hello(), Welcome)
+    reply = peer.step()
+    assert reply.seq == 1
+    actions = np.frombuffer(reply.groups[0].actions[0], "<i8")
+    assert actions.shape == (2,)
+    assert ((0 <= actions) & (actions < 4)).all()
+    assert len(peer.raw[0]) < 40
+
+
+def test_a_repeated_step_gets_the_same_bytes(free):
+    peer = Peer(free)
+    peer.hello()
+    peer.step()
+    first = peer.raw
+    peer.send(peer.frame(1))
+    assert peer.raw == first
+    assert free.gateway.messages["duplicate"] == 1
+    assert free.desk.accounts.accepted == 2
+
+
+def test_the_same_number_with_other_content_is_refused(free):
+    peer = Peer(free)
+    peer.hello()
+    peer.step()
+    (reply,) = peer.send(peer.frame(1, obs=np.ones((2, 3))))
+    assert (reply.code, reply.seq, reply.fatal) == ("conflicting_retry", 1, False)
+    assert kind(peer.step(flags=b"\0\0")) == "Actions"
+
+
+@pytest.mark.parametrize("seq", [3, 7, 2**40])
+def test_a_gap_is_refused(free, seq):
+    peer = Peer(free)
+    peer.hello()
+    peer.step()
+    (reply,) = peer.send(peer.frame(seq))
+    assert reply.code == "bad_sequence"
+    assert "expected STEP 2" in reply.text
+
+
+def test_a_number_from_the_past_is_refused(free):
+    peer = Peer(free)
+    peer.hello()
+    peer.step()
+    for _ in range(4):
+        peer.step(flags=b"\0\0")
+    (reply,) = peer.send(peer.frame(1))
+    assert reply.code == "bad_sequence"
+
+
+def test_resuming_on_a_new_connection_loses_nothing(free):
+    peer = Peer(free)
+    welcome = peer.hello()
+    peer.step()
+    answered = peer.raw
+    peer.name = b"another connection"
+    again = peer.hello(resume=welcome.session_id)
+    assert again.resumed
+    assert again.next_seq == 2
+    peer.send(peer.frame(1))
+    assert peer.raw == answered
+    assert kind(peer.step(flags=b"\0\0")) == "Actions"
+
+
+def test_another_run_cannot_resume_a_session_it_has_seen(free):
+    victim, thief = Peer(free, b"victim"), Peer(free, b"thief")
+    welcome = victim.hello()
+    victim.step()
+    stolen = thief.hello(run_id=b"t" * 16, resume=welcome.session_id)
+    assert not stolen.resumed
+    assert stolen.session_id != welcome.session_id
+    assert kind(victim.step(flags=b"\0\0")) == "Actions"
+
+
+def test_a_name_in_use_does_not_end_the_session_that_has_it(free):
+    victim, thief = Peer(free, b"victim"), Peer(free, b"thief")
+    victim.hello(identity="arena-1")
+    victim.step()
+    thief.hello(run_id=b"t" * 16, identity="arena-1")
+    assert kind(victim.step(flags=b"\0\0")) == "Actions"
+
+
+def test_a_new_run_of_a_silent_simulator_replaces_it(free):
+    old, new = Peer(free, b"old"), Peer(free, b"new")
+    old.hello(identity="arena-1")
+    old.step()
+    free.now += 5
+    new.hello(run_id=b"n" * 16, identity="arena-1")
+    assert len(free.gateway.sessions.by_id) == 1
+    assert free.desk.accounts.dropped["interrupted"] == 2
+
+
+def test_a_restarted_server_takes_lanes_in_mid_episode(free):
+    peer = Peer(free)
+    peer.hello()
+    refused = peer.step(flags=b"\0\0")
+    assert refused.code == "bad_flags"
+    assert "lane 0" in refused.text
+    assert kind(peer.step(flags=b"\x10\x10")) == "Actions"
+    peer.step(flags=b"\x03\x03")
+    episodes = free.desk.episodes
+    assert [e.complete for e in episodes] == [False, False]
+
+
+def test_lease_runs_out_and_the_simulator_comes_back(free):
+    peer = Peer(free)
+    peer.hello()
+    peer.step()
+    free.now += 61
+    free.gateway.expire(free.now)
+    assert peer.step(flags=b"\0\0").code == "unknown_session"
+    assert not peer.hello().resumed
+    peer.seq = 0
+    assert kind(peer.step(flags=b"\x10\x10")) == "Actions"
+
+
+def test_ping_and_bye(free):
+    peer = Peer(free)
+    peer.hello()
+    assert peer.send(encode(Ping(7))) == [Pong(7, free.gateway.sessions.epoch)]
+    assert peer.send(encode(Bye("done"))) == []
+    assert not free.gateway.sessions.by_id
+
+
+def test_waiting_requests_are_told_so(world):
+    w = world()  # synchronous, and nobody asked for training yet
+    peer = Peer(w)
+    peer.hello()
+    frame = peer.frame(1)
+    assert peer.send(frame) == []
+    w.now += 0.3
+    ((_, told),) = w.tick()
+    assert b"wait" in told
+    (event,) = peer.send(frame)  # a retry of it waits as well
+    assert (event.kind, event.seq) == ("wait", 1)
+    w.gateway.train(1)
+    ((_, reply),) = w.tick()
+    assert reply[1] == 4
+
+
+def test_empty_episodes_idle_lanes_and_turns(free):
+    peer = Peer(free)
+    peer.hello()
+    assert kind(peer.step(flags=b"\x09\x01")) == "Actions"  # begins and leaves; begins
+    assert free.desk.ledger.empty == 1
+    lane1 = np.array([1], "<u4").tobytes()
+    assert kind(peer.step(flags=b"\0", lanes=lane1)) == "Actions"
+    assert kind(peer.step(flags=b"\x0a", lanes=lane1)) == "Actions"  # terminated and leaves
+    assert peer.step(flags=b"\0", lanes=lane1).code == "bad_flags"
+    assert kind(peer.step(flags=b"\x01", lanes=lane1)) == "Actions"
+    (episode,) = [e for e in free.desk.episodes if e.ending == "terminated"]
+    assert (episode.lane, episode.length) == (1, 2)
+
+
+def test_environment_steps_count_an_environment_once(free):
+    specs = (SPEC._replace(name="red"), SPEC._replace(name="blue"))
+    peer = Peer(free, specs=specs)
+    peer.hello()
+    frame = peer.frame(1)
+    from sim_clients.protocol import decode
+
+    group = decode(frame).groups[0]
+    peer.send(encode(Step(1, [group, group])))
+    assert free.gateway.env_steps == 2
+    assert free.desk.accounts.accepted == 4
+
+
+BAD = {
+    "nan": (dict(obs=[[0, 0, 0], [0, np.nan, 0]]), "bad_observation", "lane 1"),
+    "infinite": (dict(obs=[[np.inf, 0, 0], [0, 0, 0]]), "bad_observation", "lane 0"),
+    "reward": (dict(rewards=np.array([0, np.nan], "<f4").tobytes()), "bad_reward", "lane 1"),
+    "short obs": (dict(observations=[b"\0" * 20]), "bad_observation", "24 bytes"),
+    "two leaves": (dict(observations=[b"\0" * 24, b""]), "bad_observation", "1 observation column"),
+    "flags": (dict(flags=b"\x01\x07"), "bad_flags", "lane 1"),
+    "unknown flag": (dict(flags=b"\x01\x80"), "bad_flags", "lane 1"),
+    "flags length": (dict(flags=b"\x01"), "bad_", "expected"),
+    "lanes": (dict(lanes=np.array([0, 5], "<u4").tobytes()), "bad_lane", "below 2"),
+    "lanes twice": (dict(lanes=np.array([1, 1], "<u4").tobytes()), "bad_lane", "once"),
+    "lanes odd": (dict(lanes=b"abc"), "bad_lane", "uint32"),
+    "mask": (dict(extras={"mask": b"\1" * 8}), "bad_mask", "not declared"),
+    "extras": (dict(extras={"shoe": 1}), "malformed", "shoe"),
+    "final": (dict(extras={"final_obs": [b"", []]}), "bad_observation", "1 columns"),
+    "metrics": (dict(extras={"metrics": [[0, {"x": float("nan")}]]}), "bad_metric", "finite"),
+    "action": (dict(extras={"action": [b"\0\0\0\0", [b"\x09" + b"\0" * 7]]}), "bad_action", "got 9"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_content_is_named_and_hurts_nobody(free, name):
+    changes, code, words = BAD[name]
+    good, bad = Peer(free, b"good"), Peer(free, b"bad")
+    good.hello(run_id=b"g" * 16)
+    bad.hello()
+    inbox = [(b"bad", bad.frame(1, **changes)), (b"good", good.frame(1))]
+    replies = dict(free.tick(*inbox))
+    from sim_clients.protocol import decode
+
+    error, answer = decode(replies[b"bad"]), decode(replies[b"good"])
+    assert isinstance(error, Error)
+    assert error.code.startswith(code)
+    assert words in error.text
+    assert error.seq == 1 and not error.fatal
+    assert kind(answer) == "Actions"
+    assert sum(free.gateway.rejected.values()) == 1
+    assert kind(bad.step()) == "Actions", "the session lives on, the number is not used up"
+
+
+def test_discrete_and_masks_are_checked(free):
+    space = Dict({"cell": MultiDiscrete([5, 5]), "n": Discrete(3, start=1)})
+    peer = Peer(free, specs=(GroupSpec("agent", space, Discrete(4), 1, mask=True),))
+    assert isinstance(peer.hello(), Welcome)
+
+    def step(cell, n, mask):
+        columns = [np.array([cell], "<i8").tobytes(), np.array([n], "<i8").tobytes()]
+        group = StepGroup(None, b"\x01", b"\0" * 4, columns, {"mask": bytes(mask)})
+        (reply,) = peer.send(encode(Step(1, [group])))
+        return reply
+
+    assert "observation.cell: expected a choice within the space, got 5" in step([0, 5], 1, [1] * 4).text
+    assert "observation.n: expected a choice within the space, got 0" in step([0, 4], 0, [1] * 4).text
+    assert step([0, 0], 1, [0] * 4).code == "bad_mask"
+    for _ in range(20):
+        reply = step([0, 0], 1, [0, 0, 1, 0])
+        assert np.frombuffer(reply.groups[0].actions[0], "<i8").tolist() == [2]
+
+
+def test_spaces_must_be_those_of_the_policy(free):
+    Peer(free, b"a").hello()
+    other = Peer(free, b"b", specs=(SPEC._replace(action_space=Discrete(5)),))
+    error = other.hello(run_id=b"b" * 16)
+    assert (error.code, error.fatal) == ("space_mismatch", True)
+    assert len(free.gateway.sessions.by_id) == 1
+
+
+def test_a_policy_that_cannot_be_built_is_refused(world):
+    w = world(model={"conv_filters": [[8, 9, 9], [8, 9, 9]]})
+    image = GroupSpec("agent", Box(0, 255, (16, 16, 3), "uint8"), Discrete(2), 1)
+    error = Peer(w, specs=(image,)).hello()
+    assert (error.code, error.fatal) == ("bad_space", True)
+    assert not w.gateway.desks
+
+
+def test_limits(world):
+    w = world(server={"seed": 1, "max_lanes": 3, "max_sessions": 1})
+    assert isinstance(Peer(w, b"a").hello(), Welcome)
+    error = Peer(w, b"b").hello(run_id=b"b" * 16)
+    assert error.code == "limit_exceeded"
+    w = world(server={"seed": 1, "max_sessions": 1})
+    assert isinstance(Peer(w, b"a").hello(), Welcome)
+    assert Peer(w, b"b").hello(run_id=b"b" * 16).code == "limit_exceeded"
+
+
+def test_executed_actions_replace_what_was_sent(free):
+    peer = Peer(free)
+    peer.hello()
+    reply = peer.step()
+    told = np.frombuffer(reply.groups[0].actions[0], "<i8")
+    done = (int(told[1]) + 1) % 4
+    extras = {"action": [np.array([1], "<u4").tobytes(), [np.array([done], "<i8").tobytes()]]}
+    peer.step(flags=b"\0\0", extras=extras)
+    store, slots = free.desk.store, [0, 1]
+    rows = store.base[slots]
+    assert store.categories[rows, 0].tolist() == [told[0], done]
+    obs, _ = store.pending_inputs(np.array(slots))
+    again = free.desk.served.log_prob(
+        tuple(c[rows] for c in store.obs), None, store.categories[rows], store.reals[rows]
+    )
+    np.testing.assert_allclose(store.logp[rows], again, rtol=1e-6)
