@@ -70,7 +70,7 @@ class Hello(NamedTuple):
     capabilities: tuple[str, ...]
     token: str | None
     groups: tuple[GroupSpec, ...]
-    options: dict[str, Any]  # "lease_s": wanted lease, seconds
+    options: dict[str, Any] = {}  # noqa: RUF012 - "lease_s": wanted lease, seconds
 
 
 class Welcome(NamedTuple):

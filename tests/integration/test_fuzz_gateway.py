@@ -42,9 +42,11 @@ class Stranger:
         world.on_loop(lambda: world.gateway.train(None))
         self.player.play(3)
         self.context = zmq.Context()
+        self.socket = self.context.socket(zmq.DEALER)
         self.fresh()
 
     def fresh(self):
+        self.socket.close(0)
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.connect(self.world.address)
