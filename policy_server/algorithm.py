@@ -58,6 +58,7 @@ class Algorithm:
 
     def _begin(self, checkpoint: Checkpoint | None) -> None:
         wiring = LocalServer if self.in_process else RayServer
+        self._evaluations = 0  # taken from this server so far
         self._server: LocalServer | RayServer = wiring(
             self.settings, self._callbacks_class, checkpoint
         )
@@ -124,10 +125,7 @@ class Algorithm:
         """
         wanted = episodes or self.settings.evaluation.episodes
         self._server.evaluate(wanted, self._check)
-        self._refresh()
-        result = self._evaluation(self.progress.last_report)
-        assert result is not None
-        self._take_evaluation(result)
+        result: dict[str, Any] = self._refresh()["evaluation"]
         return result
 
     def status(self) -> dict[str, Any]:
@@ -207,36 +205,27 @@ class Algorithm:
     def _refresh(self) -> dict[str, Any]:
         report = self._server.report()
         self.new_results = self.progress.feed(report)
-        automatic = self._evaluation(report)
-        if automatic is not None and automatic != self.last_evaluation:
-            self._take_evaluation(automatic)
+        self._take_evaluation(report)
         result = self.progress.result()
         result["iteration"] = self.iterations
         result["evaluation"] = self.last_evaluation
         return result
 
-    def _take_evaluation(self, result: dict[str, Any]) -> None:
-        if result != self.last_evaluation:
-            self.last_evaluation = result
-            self._callbacks.on_evaluation(result=result)
-
-    @staticmethod
-    def _evaluation(report: dict[str, Any]) -> dict[str, Any] | None:
-        """Of a complete evaluation; None where there is none."""
-        policies: dict[str, Any] = {}
-        for name, entry in report["policies"].items():
-            episodes: list[Episode] = entry["evaluation"]
-            if entry["evaluating"] or not episodes:
-                return None
-            policies[name] = _summary(episodes)
-        if not policies:
-            return None
-        return {
+    def _take_evaluation(self, report: dict[str, Any]) -> None:
+        """Keeps the result of an evaluation that every policy has completed since the last."""
+        entries = report["policies"]
+        completed = min((entry["evaluations"] for entry in entries.values()), default=0)
+        if completed <= self._evaluations:
+            return
+        self._evaluations = completed
+        policies = {name: _summary(entry["evaluation"]) for name, entry in entries.items()}
+        self.last_evaluation = {
             "env_steps": report["env_steps"],
-            "episodes": max(p["episodes"] for p in policies.values()),
+            "episodes": max(policy["episodes"] for policy in policies.values()),
             "episode_return_mean": sum(p["episode_return_mean"] for p in policies.values()),
             "policies": policies,
         }
+        self._callbacks.on_evaluation(result=self.last_evaluation)
 
     def _data(self) -> dict[str, Any]:
         return {"progress": self.progress.state(), "iterations": self.iterations}

@@ -514,6 +514,7 @@ class LocalServer:
         return Checkpoint(state["step"], policies, state["spaces"], settings, data)
 
     def drain(self, settings: dict[str, Any], data: dict[str, Any]) -> Checkpoint:
+        self._gateway.draining = True
         self._gateway.train(0)
         return self.checkpoint(settings, data)
 

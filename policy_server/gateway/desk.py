@@ -63,6 +63,8 @@ class LearnerHandle(Protocol):
     def request_state(self) -> Any: ...
     @property
     def state_name(self) -> str: ...
+    @property
+    def pid(self) -> int | None: ...
 
 
 @dataclass
@@ -344,6 +346,14 @@ class PolicyDesk:
         recording = self.store.base[slots] != NONE
         self.store.see(slots[recording], tuple(leaf[recording] for leaf in obs))
 
+    def cut(self, slots: np.ndarray) -> bool:
+        """Ends the open unrolls of held lanes, whose neighbours in the same request were refused
+        another one: the batch must not wait for lanes that wait for the batch. Nothing is lost.
+        True if there were any."""
+        recording = slots[self.store.base[slots] != NONE]
+        self.store.finish(recording)
+        return len(recording) > 0
+
     # -- learning ---------------------------------------------------------------------------------
 
     def learn(self, now: float, env_steps: int) -> None:
@@ -405,6 +415,7 @@ class PolicyDesk:
             "updates": self.updates,
             "lanes": self.ledger.seated,
             "state": self._state_name(),
+            "learner_pid": self.learner.pid if self.learner else None,
             "queued": self.store.steps,
             "accounting": self.accounts.report(self.store.steps),
         }

@@ -17,7 +17,10 @@ class Evaluation:
         wanted: episodes still to be started.
         running: started, not finished.
         exclusive: nothing is trained on until it is over (the learner is at rest).
-        episodes: finished ones of this evaluation.
+        always: every episode is one, without end.
+        episodes: finished ones of the evaluation under way.
+        last: those of the last complete evaluation.
+        completed: evaluations so far.
     """
 
     def __init__(self) -> None:
@@ -26,6 +29,8 @@ class Evaluation:
         self.exclusive = False
         self.always = False
         self.episodes: list[Episode] = []
+        self.last: list[Episode] = []
+        self.completed = 0
 
     @property
     def active(self) -> bool:
@@ -55,3 +60,5 @@ class Evaluation:
             self.episodes.append(episode)
         if not self.active:
             self.exclusive = False
+            self.last, self.episodes = self.episodes, []
+            self.completed += 1

@@ -342,17 +342,18 @@ class Gateway:
             for _, desk, part in request.parts:
                 request.spans.append(offsets[desk])
                 offsets[desk] += part.rows
-        if wanting or self._waiting_for_sessions():
+        if wanting or self._holds_everything():
             requests = self._hold_back(requests, works, wanting, now)
         if requests:
             self._act(requests, works, out)
 
-    def _waiting_for_sessions(self) -> bool:
-        """The first batch is shared among all simulators that were started for it."""
+    def _holds_everything(self) -> bool:
+        """Before all simulators are there that were started for the first batch, which they
+        share; and while draining, so that nothing happens that the last checkpoint misses."""
         if self._expected_sessions and len(self.sessions.by_id) >= self._expected_sessions:
             self._expected_sessions = 0
             self._released = True
-        return bool(self._expected_sessions)
+        return self.draining or bool(self._expected_sessions)
 
     def _hold_back(
         self,
@@ -363,25 +364,33 @@ class Gateway:
     ) -> list[Request]:
         """Requests that may not act yet leave the tick; their rows leave the works."""
         going, staying = [], []
-        early = self._waiting_for_sessions()
+        early = self._holds_everything()
+        refusing: list[PolicyDesk | None] = []  # per request that stays
         for request in requests:
-            held = early
+            refused = None
             for (_, desk, part), at in zip(request.parts, request.spans, strict=True):
-                if held or desk not in wanting:
+                if early or refused or desk not in wanting:
                     continue
                 count = int(wanting[desk][at : at + part.rows].sum())
-                held = count > 0 and not desk.collector.grant(count, now)
-            (staying if held else going).append(request)
+                if count and not desk.collector.grant(count, now):
+                    refused = desk
+            if early or refused:
+                staying.append(request)
+                refusing.append(refused)
+            else:
+                going.append(request)
         if not staying:
             return going
         for desk, work in works.items():
             desk.settle(work)
-        for request in staying:
+        for request, refused in zip(staying, refusing, strict=True):
             for (_, desk, part), at in zip(request.parts, request.spans, strict=True):
                 rows = slice(at, at + part.rows)
                 work = _rows(works[desk], rows)
                 request.work.append(work)
                 desk.hold(work.slots, work.obs)
+                if desk is refused and desk.cut(work.slots):
+                    self._released = True
             request.told = now + FIRST_WAIT_S
         self._held.extend(staying)
         keep = {desk: np.zeros(len(work.slots), bool) for desk, work in works.items()}
@@ -442,7 +451,7 @@ class Gateway:
             self._tell_waiting(now, out)
             return
         self._released = False
-        early = self._waiting_for_sessions()
+        early = self._holds_everything()
         going, staying = [], []
         for request in self._held:
             (staying if early or not self._granted(request, now) else going).append(request)
@@ -508,7 +517,7 @@ class Gateway:
     @property
     def patience_s(self) -> float:
         """How long the loop may sleep when nothing comes."""
-        if self._deferred or self._commands:
+        if self._deferred or self._commands or (self._released and self._held):
             return 0.0
         return 0.02 if self._held else 0.2
 
@@ -601,8 +610,8 @@ class Gateway:
                 {"updates": r.updates, "steps": r.steps, "metrics": r.metrics} for r in desk.results
             ]
             desk.results = []
-            entry["evaluation"] = list(desk.evaluation.episodes)
-            entry["evaluating"] = desk.evaluation.active
+            entry["evaluation"] = list(desk.evaluation.last)
+            entry["evaluations"] = desk.evaluation.completed
             policies[desk.name] = entry
         return {
             "env_steps": self.env_steps,

@@ -121,6 +121,7 @@ class Progress:
                 "episode_return_mean": _mean(policy.returns),
                 "episode_length_mean": _mean(policy.lengths),
                 "state": entry.get("state"),
+                "learner_pid": entry.get("learner_pid"),
                 "queued": entry.get("queued", 0),
                 "lanes": entry.get("lanes", 0),
                 "metrics": dict(policy.metrics),

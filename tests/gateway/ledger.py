@@ -79,6 +79,10 @@ class Auditor:
     def state_name(self) -> str:
         return "learning"
 
+    @property
+    def pid(self) -> int | None:
+        return None
+
     def audit(self, batch: Batch) -> None:
         (obs,) = batch.obs
         finals = {(t, b): i for i, (t, b) in enumerate(batch.final_index.tolist())}

@@ -1,0 +1,66 @@
+"""The frames of a simulator, packed before the clock runs.
+
+The generator must cost as little as a simulator can: a STEP is a head, four bytes of sequence
+number and one of a ring of tails, put together when it is sent.
+"""
+
+from __future__ import annotations
+
+import os
+
+import msgpack
+import numpy as np
+
+from sim_clients.protocol import Bye, Flag, GroupSpec, Hello, MessageType, encode
+from tests.bench.workloads import ACTION, EPISODE_STEPS, OBSERVATION, Workload
+
+ACTIONS = int(MessageType.ACTIONS)
+HEAD = bytes([0x93, int(MessageType.STEP), 0xCE])
+"""msgpack: an array of three, the type, and the mark of a four-byte integer."""
+BYE = encode(Bye("done"))
+
+
+def hello(workload: Workload) -> bytes:
+    """A new run's greeting."""
+    group = GroupSpec("agent", OBSERVATION, ACTION, workload.lanes)
+    return encode(Hello(1, ("bench", "1"), os.urandom(16), None, None, (), None, (group,), {}))
+
+
+class StepFrames:
+    """All STEPs of one simulator, in a ring as long as an episode.
+
+    Episodes of the lanes end at different steps. Every simulator begins elsewhere in the ring.
+    """
+
+    def __init__(self, workload: Workload, simulator: int):
+        rng = np.random.default_rng(simulator)
+        lanes = workload.lanes
+        self._offset = simulator * 61 % EPISODE_STEPS
+        self._first = _tail(rng, np.full(lanes, int(Flag.FIRST), np.uint8))
+        over = int(Flag.TERMINATED | Flag.FIRST)
+        phase = np.arange(lanes) * 37
+        self._tails = [
+            _tail(rng, np.where((phase + t) % EPISODE_STEPS == 0, over, 0).astype(np.uint8))
+            for t in range(EPISODE_STEPS)
+        ]
+
+    def frame(self, seq: int) -> bytes:
+        """The STEP of this number, from 1."""
+        if seq == 1:
+            return HEAD + b"\0\0\0\1" + self._first
+        tail = self._tails[(seq + self._offset) % EPISODE_STEPS]
+        return HEAD + seq.to_bytes(4, "big") + tail
+
+
+def _tail(rng: np.random.Generator, flags: np.ndarray) -> bytes:
+    n = len(flags)
+    rewards = rng.standard_normal(n, np.float32)
+    observations = rng.standard_normal((n, *OBSERVATION.shape), np.float32)
+    columns = [None, flags.tobytes(), rewards.tobytes(), [observations.tobytes()], None]
+    return msgpack.packb([columns])
+
+
+def like_actions(workload: Workload) -> bytes:
+    """What an echo answers: as long as the ACTIONS of this workload."""
+    column = bytes(ACTION.dtype.itemsize * workload.lanes)
+    return msgpack.packb([ACTIONS, 2**16, 2**31, [[1, [column]]]])

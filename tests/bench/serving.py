@@ -1,0 +1,90 @@
+"""The server under test: the real loop and gateway, as `build` wires them, without learning.
+
+What stands for the learner takes every batch and gives the same weights back, so that steps are
+stored, batches gathered and weights taken over as ever, and no learner competes for the cores.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from policy_server.types import Batch, PolicyState, UpdateResult
+from tests.bench.workloads import ACTION, HIDDEN, OBSERVATION, Workload
+
+
+class Swallower:
+    """A learner handle that learns nothing. Lives on the gateway's thread."""
+
+    state_name = "learning"
+    pid = None
+
+    def __init__(self, policy: str, weights: np.ndarray):
+        self._policy, self._weights = policy, weights
+        self._steps = 0
+        self.updates = 0
+
+    def submit(self, batch: Batch, env_steps: int) -> None:
+        self._steps = batch.steps
+
+    def poll(self) -> UpdateResult | None:
+        if not self._steps:
+            return None
+        self.updates += 1
+        steps, self._steps = self._steps, 0
+        return UpdateResult(self._policy, self.updates, self._weights, {}, steps)
+
+    def request_state(self) -> PolicyState:
+        return PolicyState({}, {})
+
+
+def main(pipe: Connection, bind: str, workload: Workload) -> None:
+    """A process of its own. `pipe` says "books" and "stop"; see `trial.Serving`."""
+    from policy_server import server
+    from policy_server.gateway.loop import RouterLoop
+    from policy_server.learners.learner import Learner
+    from policy_server.settings import Settings
+
+    steps = workload.batch_steps
+    settings = Settings.from_mapping(
+        {
+            "algorithm": "PPO",
+            "training": {"train_batch_size": steps, "minibatch_size": steps},
+            "environment": {"observation_space": OBSERVATION, "action_space": ACTION},
+            "model": {"hidden": list(HIDDEN), "activation": "tanh"},
+            "collection": {"mode": "async"},
+            "server": {"bind": bind, "seed": 1},
+        }
+    )
+
+    def make_learner(arguments: dict[str, Any], state: PolicyState | None) -> Swallower:
+        weights = Learner(**{**arguments, "threads": 1}).weights()
+        return Swallower(arguments["policy_name"], weights)
+
+    loop = RouterLoop(settings.server)
+    gateway = server.build_gateway(settings, make_learner, None, None, 0)
+    gateway.train(None)
+
+    def run() -> None:
+        try:
+            loop.run(gateway)
+        except BaseException:
+            # Whoever waits for an answer sees the pipe close.
+            os._exit(1)
+
+    thread = threading.Thread(target=run, name="gateway", daemon=True)
+    thread.start()
+    pipe.send(loop.address)
+    while pipe.recv() == "books":
+        future = gateway.submit(gateway.report)
+        loop.wake()
+        report = future.result(20)
+        pipe.send({"cpu_s": time.process_time(), **report})
+    loop.stop()
+    thread.join(10)
+    loop.close()

@@ -1,0 +1,187 @@
+"""The same numbers whatever the wiring, and whether or not a run was interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from policy_server import Callbacks, PPOConfig
+from policy_server.simulators import local_simulator
+
+
+def config(**server):
+    return (
+        PPOConfig()
+        .environment("CartPole-v1")
+        .simulators(num=1, lanes=4)
+        .training(lr=1e-3, train_batch_size=200, minibatch_size=64, num_epochs=3)
+        .preprocessing(normalize_observations=True)
+        .server(seed=7, bind="tcp://127.0.0.1:*", **server)
+    )
+
+
+def tensors(algorithm, tmp_path, name):
+    """Everything a checkpoint holds of the policy, read back from the disk."""
+    from policy_server.checkpoints.store import CheckpointStore
+
+    path = algorithm.save(tmp_path / name)
+    return CheckpointStore(path).load(path).policies["default_policy"].tensors
+
+
+def equal(one, other):
+    assert one.keys() == other.keys()
+    different = [name for name in one if one[name].tobytes() != other[name].tobytes()]
+    assert not different
+
+
+@pytest.mark.timeout(180)
+def test_sockets_and_ray_give_the_same_bits_as_one_process(tmp_path):
+    with config().build(in_process=True) as local:
+        for _ in range(5):
+            local.train()
+        expected = tensors(local, tmp_path, "local")
+    with config().build() as remote:
+        errors = [
+            remote.train()["policies"]["default_policy"]["metrics"]["first_ratio_error"]
+            for _ in range(5)
+        ]
+        crossed = tensors(remote, tmp_path, "remote")
+    equal(expected, crossed)
+    assert 0 <= max(errors) < 1e-5, "the ratio is 1 on data that crossed the wire"
+
+
+def fresh_simulators(algorithm):
+    """The running server's simulators end, and new ones come, as after a restart."""
+    server = algorithm._server
+    for session in list(server._gateway.sessions.by_id.values()):
+        server._gateway.sessions.end(session, "test")
+    server._simulators.clear()
+    server._inbox.clear()
+    for index in range(algorithm.settings.simulators.num):
+        simulator = local_simulator(algorithm.settings, index, server.transport(), server.clock)
+        server.add_simulator(simulator)
+
+
+def test_resumed_is_the_same_as_uninterrupted(tmp_path):
+    with config().build(in_process=True) as straight:
+        for _ in range(3):
+            straight.train()
+        path = straight.save(tmp_path / "checkpoints")
+        fresh_simulators(straight)
+        for _ in range(3):
+            straight.train()
+        expected = tensors(straight, tmp_path, "straight")
+    with config().build(in_process=True) as resumed:
+        resumed.restore(path)
+        for _ in range(3):
+            result = resumed.train()
+        equal(expected, tensors(resumed, tmp_path, "resumed"))
+    accounting = result["accounting"]
+    assert accounting["balance"] == 0
+    assert result["policies"]["default_policy"]["version"] == 6
+
+
+@pytest.mark.timeout(240)
+def test_a_killed_learner_is_replaced_and_the_run_reaches_its_bar():
+    built = (
+        PPOConfig().environment("CartPole-v1").preset()
+        .server(seed=3, bind="tcp://127.0.0.1:*").metrics(window_episodes=10).build()
+    )  # fmt: skip
+    with built as algorithm:
+        for _ in range(5):
+            result = algorithm.train()
+        victim = result["policies"]["default_policy"]["learner_pid"]
+        os.kill(victim, signal.SIGKILL)
+        best = 0.0
+        while best < 475 and result["env_steps"] < 100_000:
+            result = algorithm.train()
+            best = result["episode_return_mean"] or 0.0
+        policy = result["policies"]["default_policy"]
+        assert policy["learner_pid"] != victim
+        assert best >= 475
+        assert result["accounting"]["balance"] == 0
+        assert result["accounting"]["dropped"]["server_restart"] == 0, "its batch was tried again"
+
+
+class Watcher(Callbacks):
+    """Counts its events."""
+
+    seen: dict[str, int] = {}  # noqa: RUF012 - shared on purpose: one instance per process
+
+    def _count(self, name):
+        self.seen[name] = self.seen.get(name, 0) + 1
+
+    def on_episode_start(self, *, policy, episode):
+        self._count("start")
+
+    def on_episode_step(self, *, policy, episodes, obs):
+        assert len(episodes) == len(obs[0])
+        self._count("step")
+
+    def on_episode_end(self, *, episode):
+        assert episode.length >= 1
+        self._count("end")
+
+    def on_train_result(self, *, result):
+        self._count("train")
+
+    def on_evaluation(self, *, result):
+        assert result["policies"]["default_policy"]["episodes"] == 5
+        self._count("evaluation")
+
+    def on_checkpoint(self, *, path):
+        self._count("checkpoint")
+
+
+def test_callbacks_and_evaluation(tmp_path):
+    Watcher.seen.clear()
+    with config().callbacks(Watcher).build(in_process=True) as algorithm:
+        before = algorithm.train()
+        evaluation = algorithm.evaluate(5)
+        after = algorithm.train()
+        algorithm.save(tmp_path)
+    assert evaluation["episodes"] == 5
+    assert after["evaluation"] == evaluation
+    dropped = after["accounting"]["dropped"]["evaluation"]
+    assert dropped >= sum([evaluation["policies"]["default_policy"]["episode_length_mean"] * 5])
+    assert after["accounting"]["balance"] == 0
+    assert after["accounting"]["trained"] - before["accounting"]["trained"] >= 200
+    seen = Watcher.seen
+    assert (seen["train"], seen["evaluation"], seen["checkpoint"]) == (2, 1, 1)
+    assert seen["start"] >= seen["end"] > 5
+    assert seen["step"] > 100
+
+
+def test_automatic_evaluation_goes_on_beside_training():
+    with config().evaluation(interval=2, episodes=3).build(in_process=True) as algorithm:
+        for _ in range(12):
+            result = algorithm.train()
+    assert result["evaluation"]["episodes"] == 3
+    assert result["accounting"]["dropped"]["evaluation"] > 0
+    assert result["accounting"]["balance"] == 0
+
+
+def test_frozen_policies_play_and_do_not_learn():
+    built = (
+        PPOConfig().environment("arena").preset().multi_agent(
+            policies=["policy1", "policy2"],
+            policy_mapping={"agent1": "policy1", "agent2": "policy2"},
+            policies_to_train=["policy1"],
+        ).simulators(num=1, lanes=8).training(train_batch_size=400, minibatch_size=400)
+        .server(seed=1).build(in_process=True)
+    )  # fmt: skip
+    with built as algorithm:
+        weights = algorithm._server._gateway
+        algorithm.train()
+        frozen = weights.desks["policy2"].served.weights()
+        for _ in range(2):
+            result = algorithm.train()
+        np.testing.assert_array_equal(frozen, weights.desks["policy2"].served.weights())
+    policies = result["policies"]
+    assert policies["policy1"]["version"] == 3
+    assert policies["policy2"]["version"] == 0
+    assert policies["policy2"]["accounting"]["dropped"]["frozen"] >= 1200
+    assert result["accounting"]["balance"] == 0

@@ -1,0 +1,104 @@
+"""Learning bars, through the command line: real sockets, real processes, Ray.
+
+    make slow
+
+Every bar is tried with seeds 1 to 5 and has to be reached by at least four of them. What was
+measured stands in docs/learning.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from policy_server.settings import merge, preset
+
+ROOT = Path(__file__).parents[2]
+COMMAND = Path(sys.executable).with_name("policy-server")
+SEEDS = (1, 2, 3, 4, 5)
+ENOUGH = 4
+CARTS = "pettingzoo:tests.learning.worlds:two_carts"
+
+
+class Bar(NamedTuple):
+    """A mean return to reach, as `--stop-return` counts it, within so many environment steps.
+
+    Attributes:
+        settings: of a settings file, on top of those tuned for CartPole-v1; None: no file.
+    """
+
+    name: str
+    env: str
+    stop_return: float
+    stop_steps: int
+    settings: dict[str, Any] | None = None
+
+
+SHARED = {
+    "multi_agent": {"policies": ["both"], "policy_mapping": {"cart_*": "both"}},
+    "metrics": {"window_episodes": 40},
+}
+TWO = {
+    "multi_agent": {
+        "policies": ["left", "right"],
+        "policy_mapping": {"cart_0": "left", "cart_1": "right"},
+    }
+}
+BARS = [
+    Bar("CartPole-v1", "CartPole-v1", 475, 100_000),
+    Bar("Pendulum-v1", "Pendulum-v1", -300, 400_000),
+    # One policy's episodes are those of both carts, so that 450 each are 900 together.
+    Bar("two carts, one policy", CARTS, 450, 400_000, SHARED),
+    Bar("two carts, two policies", CARTS, 900, 400_000, TWO),
+    Bar("arena", "arena", 12, 80_000),
+]
+
+
+def run(bar: Bar, seed: int, folder: Path) -> dict[str, Any]:
+    """One run of the command; the object that it prints last."""
+    arguments = ["--run", "PPO", "--env", bar.env, "--seed", str(seed), "--json"]
+    arguments += ["--stop-return", str(bar.stop_return), "--stop-steps", str(bar.stop_steps)]
+    if bar.settings is not None:
+        path = folder / "settings.json"
+        path.write_text(json.dumps(merge(preset("PPO", "CartPole-v1") or {}, bar.settings)))
+        arguments += ["--config", str(path)]
+    done = subprocess.run(
+        [str(COMMAND), "train", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("bar", BARS, ids=lambda bar: bar.name)
+def test_the_bar_is_reached(bar, tmp_path, capsys):
+    reached = []
+    for seed in SEEDS:
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        result = run(bar, seed, folder)
+        assert result["accounting"]["balance"] == 0
+        assert not result["interrupted"]
+        reached.append(result["reached"])
+        with capsys.disabled():
+            print(
+                f"\n{bar.name}, seed {seed}: {'reached' if result['reached'] else 'MISSED'} "
+                f"{bar.stop_return:g} with {result['episode_return_mean']:.1f} at "
+                f"{result['env_steps']} steps, {result['wall_s']:.0f} s",
+                end="",
+                flush=True,
+            )
+    assert sum(reached) >= ENOUGH, reached
