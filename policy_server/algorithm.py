@@ -1,9 +1,9 @@
 """The user's object: build, train, evaluate, save, restore, stop.
 
-    algo = PPOConfig().environment("CartPole-v1").simulators(num=2, lanes=8).build()
-    result = algo.train()
-    path = algo.save()
-    algo.stop()
+algo = PPOConfig().environment("CartPole-v1").simulators(num=2, lanes=8).build()
+result = algo.train()
+path = algo.save()
+algo.stop()
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from policy_server.callbacks import Callbacks
-from policy_server.checkpoints.store import Checkpoint, CheckpointStore
+from policy_server.checkpoints.checkpoint import Checkpoint
+from policy_server.checkpoints.store import CheckpointStore
 from policy_server.errors import CheckpointError
 from policy_server.metrics.progress import Progress
 from policy_server.server import LocalServer, RayServer
@@ -75,7 +75,11 @@ class Algorithm:
                     simulator = local_simulator(self.settings, index, transport, server.clock)
                     server.add_simulator(simulator)
             elif self.settings.simulators.num:
-                logs = Path(run_dir) / "simulators" if run_dir else Path(tempfile.mkdtemp(prefix="policy-server-"))
+                logs = (
+                    Path(run_dir) / "simulators"
+                    if run_dir
+                    else Path(tempfile.mkdtemp(prefix="policy-server-"))
+                )
                 self._fleet = SimulatorFleet(self.settings, self._server.address, logs)
             self._refresh()
         except BaseException:
@@ -255,5 +259,3 @@ def _summary(episodes: list[Episode]) -> dict[str, Any]:
         "episode_length_mean": sum(e.length for e in episodes) / len(episodes),
         "custom_metrics": custom,
     }
-
-

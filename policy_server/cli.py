@@ -48,18 +48,37 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         [
             click.option("--bind", help="ZeroMQ address to listen on; port * takes a free one."),
-            click.option("--insecure", is_flag=True, help="Allow an address that other machines can reach: everyone there can then see, steer and stop the training."),
-            click.option("--run-dir", type=click.Path(path_type=Path), help="Folder for metrics and checkpoints [runs/…]."),
+            click.option(
+                "--insecure",
+                is_flag=True,
+                help="Allow an address that other machines can reach: everyone there can then see, steer and stop the training.",
+            ),
+            click.option(
+                "--run-dir",
+                type=click.Path(path_type=Path),
+                help="Folder for metrics and checkpoints [runs/…].",
+            ),
             click.option("--resume", is_flag=True, help="Go on with the run in --run-dir."),
             click.option("--force", is_flag=True, help="Overwrite the run in --run-dir."),
-            click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting, such as training.lr=1e-3. Repeatable."),
+            click.option(
+                "--set",
+                "overrides",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="One setting, such as training.lr=1e-3. Repeatable.",
+            ),
             click.option("--seed", type=int, help="Of everything that draws."),
             click.option("--device", help="auto, cpu, cuda, …: of learners and inference."),
             click.option("--ray-address", help="Ray cluster to join; otherwise Ray starts here."),
             click.option("--stop-steps", type=int, help="Stop after so many environment steps."),
             click.option("--stop-return", type=float, help="Stop at this mean return."),
             click.option("--stop-seconds", type=float, help="Stop after so long."),
-            click.option("--json", "as_json", is_flag=True, help="Last line of standard output: one JSON object."),
+            click.option(
+                "--json",
+                "as_json",
+                is_flag=True,
+                help="Last line of standard output: one JSON object.",
+            ),
             click.option("-v", "--verbose", is_flag=True, help="Show the settings in force, too."),
         ]
     ):
@@ -69,7 +88,13 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @main.command()
 @click.argument("config", required=False, type=click.Path(path_type=Path))
-@click.option("--run", "algorithm", default="PPO", show_default=True, help="Algorithm, if the config names none.")
+@click.option(
+    "--run",
+    "algorithm",
+    default="PPO",
+    show_default=True,
+    help="Algorithm, if the config names none.",
+)
 @common
 @reported
 def serve(config: Path | None, algorithm: str, **flags: Any) -> None:
@@ -86,8 +111,15 @@ def serve(config: Path | None, algorithm: str, **flags: Any) -> None:
 @click.option("--env", help="Gymnasium id, 'arena', or 'pettingzoo:MODULE'.")
 @click.option("--num-sims", type=int, help="Simulator processes.")
 @click.option("--lanes", type=int, help="Environments per simulator.")
-@click.option("--config", type=click.Path(path_type=Path), help="Settings file, on top of the preset.")
-@click.option("--preset/--no-preset", "use_preset", default=True, help="Begin with the tuned settings that ship for this environment, if any.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="Settings file, on top of the preset."
+)
+@click.option(
+    "--preset/--no-preset",
+    "use_preset",
+    default=True,
+    help="Begin with the tuned settings that ship for this environment, if any.",
+)
 @common
 @reported
 def train(
@@ -144,7 +176,9 @@ def _run(
     with algo:
         console.print(f"listening on {algo.address}, run folder {run_dir}")
         recorder = Recorder(run_dir)
-        display = Display(console, title, stop_steps=stop.env_steps, stop_return=stop.episode_return)
+        display = Display(
+            console, title, stop_steps=stop.env_steps, stop_return=stop.episode_return
+        )
         run = Run(algo, recorder, display)
         status = run.until(stop)
         recorder.close()
@@ -170,7 +204,9 @@ def _settings(
     layers: list[dict[str, Any]] = []
     if stored is not None:
         if not stored.is_file():
-            raise ConfigError(f"{stored.parent}: expected a run folder to resume, got one without settings.json.")
+            raise ConfigError(
+                f"{stored.parent}: expected a run folder to resume, got one without settings.json."
+            )
         layers.append(load_file(stored))
     if config is not None:
         layers.append(load_file(config))
@@ -214,7 +250,9 @@ def _latest(run_dir: Path) -> Path:
 
     folder = run_dir / "checkpoints"
     if CheckpointStore(folder).latest() is None:
-        raise CheckpointError(f"{folder}: expected a checkpoint to resume from, got none; start again with --force.")
+        raise CheckpointError(
+            f"{folder}: expected a checkpoint to resume from, got none; start again with --force."
+        )
     return folder
 
 
@@ -227,12 +265,16 @@ def _console(as_json: bool) -> Any:
 
 @main.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--episodes", type=int, default=20, show_default=True, help="Greedy episodes per policy.")
+@click.option(
+    "--episodes", type=int, default=20, show_default=True, help="Greedy episodes per policy."
+)
 @click.option("--env", help="Another environment than the one it was trained in.")
 @click.option("--bind", help="Wait for external simulators here instead of starting some.")
 @click.option("--insecure", is_flag=True, help="Allow --bind to an address others can reach.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting.")
-@click.option("--json", "as_json", is_flag=True, help="Last line of standard output: one JSON object.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Last line of standard output: one JSON object."
+)
 @reported
 def evaluate(
     checkpoint: Path,
@@ -260,7 +302,9 @@ def evaluate(
         change["simulators"] = {"num": 0}
     mapping = merge(stored, change)
     if not bind and not mapping["environment"].get("env"):
-        raise ConfigError("the checkpoint was trained with external simulators: say --env, or --bind and let simulators connect.")
+        raise ConfigError(
+            "the checkpoint was trained with external simulators: say --env, or --bind and let simulators connect."
+        )
     if not bind and not mapping["simulators"].get("num"):
         mapping = merge(mapping, {"simulators": {"num": 1}})
     settings = Settings.from_mapping(apply_overrides(mapping, list(overrides)))
@@ -320,10 +364,17 @@ def inspect(checkpoint: Path, as_json: bool) -> None:
             "action": content.spaces[name]["action"],
         }
     if as_json:
-        click.echo(json.dumps({"env_steps": content.step, "policies": policies, "settings": content.settings}, default=str))
+        click.echo(
+            json.dumps(
+                {"env_steps": content.step, "policies": policies, "settings": content.settings},
+                default=str,
+            )
+        )
         return
     console = _console(False)
-    console.print(f"{checkpoint}: whole, {content.step} environment steps, {content.settings['algorithm']} on {content.settings['environment'].get('env') or 'external simulators'}")
+    console.print(
+        f"{checkpoint}: whole, {content.step} environment steps, {content.settings['algorithm']} on {content.settings['environment'].get('env') or 'external simulators'}"
+    )
     rows = [
         {"policy": name, **{k: p[k] for k in ("version", "episodes", "parameters")},
          "observation": str(p["observation"])[:48], "action": str(p["action"])[:32]}
@@ -333,8 +384,12 @@ def inspect(checkpoint: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--stop-steps", type=int, default=100_000, show_default=True, help="Environment steps.")
-@click.option("--run-dir", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
+@click.option(
+    "--stop-steps", type=int, default=100_000, show_default=True, help="Environment steps."
+)
+@click.option(
+    "--run-dir", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True
+)
 @click.option("--seed", type=int, default=1, show_default=True)
 @reported
 def demo(stop_steps: int, run_dir: Path, seed: int) -> None:

@@ -110,7 +110,7 @@ class Run:
     @contextmanager
     def _signals(self) -> Iterator[None]:
         """SIGINT and SIGTERM end the loop; a second one is obeyed at once."""
-        before = {}
+        before: dict[int, Any] = {}
 
         def stop(number: int, frame: FrameType | None) -> None:
             self.interrupted = True
@@ -122,8 +122,8 @@ class Run:
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for handled, handler in before.items():
+                signal.signal(handled, handler)
 
 
 def summary(run: Run, status: dict[str, Any], stop: Stop, total_wall_s: float) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from policy_server.callbacks import Callbacks
-from policy_server.checkpoints.store import Checkpoint
+from policy_server.checkpoints.checkpoint import Checkpoint
 from policy_server.errors import PolicyServerError
 from policy_server.gateway.desk import PolicyDesk
 from policy_server.gateway.gateway import Gateway
@@ -106,8 +106,8 @@ def build_gateway(
     )
     if checkpoint is not None:
         gateway.env_steps = checkpoint.step
-        for name, spaces in checkpoint.spaces.items():
-            gateway.add_desk(name, read_spaces(spaces))
+        for name, stored in checkpoint.spaces.items():
+            gateway.add_desk(name, read_spaces(stored))
     elif settings.environment.observation_space is not None:
         env = settings.environment
         spaces = PolicySpaces(env.observation_space, env.action_space, env.action_mask)
@@ -220,7 +220,9 @@ class GatewayActor:
         self._loop.wake()
         return future.result()
 
-    def _wait(self, begin: Callable[[], Any], done: Callable[[], bool], timeout_s: float | None) -> bool:
+    def _wait(
+        self, begin: Callable[[], Any], done: Callable[[], bool], timeout_s: float | None
+    ) -> bool:
         gateway = self._gateway
 
         def command() -> Any:
@@ -314,12 +316,12 @@ class RayServer:
             start_ray(settings.server.ray_address)
             self._started_ray = True
         device = settings.learners.device
-        gpus = ray.cluster_resources().get("GPU", 0)
+        gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
         share = 0.0
         if gpus and (device == "auto" or device.startswith("cuda")):
             share = min(1.0, gpus / (len(settings.multi_agent.policies) + 1))
         expected = settings.simulators.num
-        actor = ray.remote(GatewayActor).options(
+        actor: Any = ray.remote(GatewayActor).options(
             num_cpus=0,
             num_gpus=share if settings.inference.device != "cpu" else 0,
             max_concurrency=8,
@@ -340,7 +342,9 @@ class RayServer:
             cause = getattr(error, "cause", None) or error.__cause__
             if isinstance(cause, PolicyServerError):
                 raise cause from None
-            raise PolicyServerError(f"the gateway is gone: {str(error).strip().splitlines()[-1]}") from None
+            raise PolicyServerError(
+                f"the gateway is gone: {str(error).strip().splitlines()[-1]}"
+            ) from None
 
     def train(self, updates: int | None, check: Callable[[], None]) -> None:
         """Blocks until every learner has made `updates` more (None: returns at once, learners
@@ -369,13 +373,18 @@ class RayServer:
         """Comes to rest, and gives the last state."""
         return self._assemble(self._get(self._actor.drain.remote(60.0)), settings, data)
 
-    def _assemble(self, state: dict[str, Any], settings: dict[str, Any], data: dict[str, Any]) -> Checkpoint:
+    def _assemble(
+        self, state: dict[str, Any], settings: dict[str, Any], data: dict[str, Any]
+    ) -> Checkpoint:
         def learner(value: Any) -> PolicyState | None:
             if isinstance(value, self._ray.ObjectRef):
                 value = self._get(value)
             return value
 
-        policies = {name: join_state(own, learner(other)) for name, (own, other) in state["policies"].items()}
+        policies = {
+            name: join_state(own, learner(other))
+            for name, (own, other) in state["policies"].items()
+        }
         return Checkpoint(state["step"], policies, state["spaces"], settings, data)
 
     def stop(self, final: bool) -> None:

@@ -26,13 +26,24 @@ def command(settings: Settings, index: int, address: str) -> list[str]:
     lanes = str(settings.simulators.lanes)
     common = ["--address", address, "--seed", str(seed), "--identity", f"sim-{index}"]
     if env == "arena":
-        own = [part for key, flag in ARENA_OPTIONS.items() if key in kwargs for part in (flag, str(kwargs[key]))]
+        own = [
+            part
+            for key, flag in ARENA_OPTIONS.items()
+            if key in kwargs
+            for part in (flag, str(kwargs[key]))
+        ]
         return [sys.executable, "-m", "arena_sim", "--arenas", lanes, *own, *common]
     options = ["--num-envs", lanes, *common]
     if kwargs:
         options += ["--env-kwargs", json.dumps(kwargs)]
     if env.startswith("pettingzoo:"):
-        return [sys.executable, "-m", "sim_clients.pettingzoo", env.removeprefix("pettingzoo:"), *options]
+        return [
+            sys.executable,
+            "-m",
+            "sim_clients.pettingzoo",
+            env.removeprefix("pettingzoo:"),
+            *options,
+        ]
     if settings.environment.action_mask:
         options.append("--action-mask")
     return [sys.executable, "-m", "sim_clients.gymnasium", env, *options]

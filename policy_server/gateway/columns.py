@@ -76,9 +76,7 @@ class RowError(Exception):
 class ColumnReader:
     """Joins parts into columns and checks their content, a column at a time."""
 
-    def __init__(
-        self, observation: list[tuple[str, Leaf]], layout: ActionLayout, mask: bool
-    ):
+    def __init__(self, observation: list[tuple[str, Leaf]], layout: ActionLayout, mask: bool):
         self.observation = observation
         self.action = layout.leaves
         self.mask_width = layout.mask_width if mask else 0
@@ -97,7 +95,9 @@ class ColumnReader:
             slots = b"".join([part.slots for part in parts])
             flags = b"".join([part.flags for part in parts])
             rewards = b"".join([part.rewards for part in parts])
-            observed = [b"".join(column) for column in zip(*[p.observations for p in parts], strict=True)]
+            observed = [
+                b"".join(column) for column in zip(*[p.observations for p in parts], strict=True)
+            ]
         columns = Columns(
             np.frombuffer(slots, np.int64),
             np.frombuffer(flags, np.uint8),
@@ -153,7 +153,9 @@ class ColumnReader:
         for i, (column, size) in enumerate(zip(observed, leaf_bytes, strict=True)):
             if type(column) is not bytes or len(column) != n * size:
                 path = self.observation[i][0]
-                raise _length(part, f"observation{path}", n * size, column, ErrorCode.BAD_OBSERVATION)
+                raise _length(
+                    part, f"observation{path}", n * size, column, ErrorCode.BAD_OBSERVATION
+                )
         if part.extras is not None or self.mask_width:
             self._check_extras(part)
 
@@ -170,13 +172,22 @@ class ColumnReader:
                 f"got {str(sorted(map(str, unknown)))[:60]}.",
             )
         if self.mask_width:
-            if type(extras.get("mask")) is not bytes or len(extras["mask"]) != part.rows * self.mask_width:
-                raise _length(part, "mask", part.rows * self.mask_width, extras.get("mask"), ErrorCode.BAD_MASK)
+            if (
+                type(extras.get("mask")) is not bytes
+                or len(extras["mask"]) != part.rows * self.mask_width
+            ):
+                raise _length(
+                    part,
+                    "mask",
+                    part.rows * self.mask_width,
+                    extras.get("mask"),
+                    ErrorCode.BAD_MASK,
+                )
         elif "mask" in extras:
             raise ProtocolError(
                 ErrorCode.BAD_MASK,
                 f"group '{part.group}': a mask came, but the group was not declared with "
-                "{\"mask\": true} in HELLO.",
+                '{"mask": true} in HELLO.',
             )
         if "final_obs" in extras:
             self._check_rows(part, "final_obs", self.observation, ErrorCode.BAD_OBSERVATION)
@@ -188,12 +199,21 @@ class ColumnReader:
     @staticmethod
     def _check_rows(part: Part, name: str, parts: list[tuple[str, Leaf]], code: str) -> None:
         value = part.extras[name]  # type: ignore[index]
-        if type(value) is not list or len(value) != 2 or type(value[0]) is not bytes or type(value[1]) is not list:
+        if (
+            type(value) is not list
+            or len(value) != 2
+            or type(value[0]) is not bytes
+            or type(value[1]) is not list
+        ):
             raise _fail(part, code, name, "[rows, columns]", value)
         rows, columns = value
         count = len(rows) // 4
         numbers = np.frombuffer(rows[: 4 * count], "<u4")
-        if len(rows) % 4 or (count and numbers.max() >= part.rows) or len(np.unique(numbers)) != count:
+        if (
+            len(rows) % 4
+            or (count and numbers.max() >= part.rows)
+            or len(np.unique(numbers)) != count
+        ):
             raise _fail(part, code, f"{name} rows", f"distinct uint32 below {part.rows}", rows)
         if len(columns) != len(parts):
             raise _fail(part, code, name, f"{len(parts)} columns", len(columns))
@@ -211,17 +231,25 @@ class ColumnReader:
         """
         if not LEGAL_FLAGS[columns.flags].all():
             row = int(np.flatnonzero(~LEGAL_FLAGS[columns.flags])[0])
-            raise RowError(row, ErrorCode.BAD_FLAGS, f"flags {int(columns.flags[row])} make no sense together")
+            raise RowError(
+                row, ErrorCode.BAD_FLAGS, f"flags {int(columns.flags[row])} make no sense together"
+            )
         if not np.isfinite(columns.rewards).all():
             row = int(np.flatnonzero(~np.isfinite(columns.rewards))[0])
-            raise RowError(row, ErrorCode.BAD_REWARD, f"expected a finite reward, got {columns.rewards[row]}")
+            raise RowError(
+                row, ErrorCode.BAD_REWARD, f"expected a finite reward, got {columns.rewards[row]}"
+            )
         for column, (path, leaf) in zip(columns.observations, self.observation, strict=True):
             check_leaf(column, leaf, f"observation{path}", ErrorCode.BAD_OBSERVATION)
         if columns.mask is not None:
             allowed = np.add.reduceat(columns.mask != 0, self._segments, axis=1) > 0
             if not allowed.all():
                 row = int(np.flatnonzero(~allowed.all(axis=1))[0])
-                raise RowError(row, ErrorCode.BAD_MASK, "expected at least one allowed option per choice, got none")
+                raise RowError(
+                    row,
+                    ErrorCode.BAD_MASK,
+                    "expected at least one allowed option per choice, got none",
+                )
         truncated = (columns.flags & (Flag.TRUNCATED | Flag.LEAVING)) == Flag.TRUNCATED
         if truncated.any() or columns.finals is not None:
             self._check_finals(columns, truncated)
@@ -268,7 +296,9 @@ def check_leaf(
     row = int(np.flatnonzero(wrong)[0])
     flat = column[row].reshape(-1)
     value = flat[~good[row].reshape(-1)][0]
-    raise RowError(row if rows is None else int(rows[row]), code, f"{path}: expected {expected}, got {value}")
+    raise RowError(
+        row if rows is None else int(rows[row]), code, f"{path}: expected {expected}, got {value}"
+    )
 
 
 def _join_rows(
@@ -276,9 +306,13 @@ def _join_rows(
 ) -> tuple[np.ndarray, list[np.ndarray]] | None:
     if not pieces:
         return None
-    rows = np.concatenate([np.frombuffer(rows, "<u4").astype(np.int64) + at for at, rows, _ in pieces])
+    rows = np.concatenate(
+        [np.frombuffer(rows, "<u4").astype(np.int64) + at for at, rows, _ in pieces]
+    )
     columns = [
-        np.frombuffer(b"".join([piece[2][i] for piece in pieces]), leaf.dtype).reshape((-1, *leaf.shape))
+        np.frombuffer(b"".join([piece[2][i] for piece in pieces]), leaf.dtype).reshape(
+            (-1, *leaf.shape)
+        )
         for i, (_, leaf) in enumerate(parts)
     ]
     return rows, columns
@@ -298,10 +332,23 @@ def _check_metrics(part: Part) -> None:
             and len(entry[1]) <= 64
         )
         if not good:
-            raise _fail(part, ErrorCode.BAD_METRIC, "metrics", "[row, {name: number}] with at most 64 names", entry)
+            raise _fail(
+                part,
+                ErrorCode.BAD_METRIC,
+                "metrics",
+                "[row, {name: number}] with at most 64 names",
+                entry,
+            )
         for name, number in entry[1].items():
-            if type(name) is not str or len(name) > 128 or type(number) not in (int, float) or not np.isfinite(number):
-                raise _fail(part, ErrorCode.BAD_METRIC, "metrics", "a finite number per name", number)
+            if (
+                type(name) is not str
+                or len(name) > 128
+                or type(number) not in (int, float)
+                or not np.isfinite(number)
+            ):
+                raise _fail(
+                    part, ErrorCode.BAD_METRIC, "metrics", "a finite number per name", number
+                )
 
 
 def _fail(part: Part, code: str, what: str, expected: str, came: Any) -> ProtocolError:
@@ -312,5 +359,6 @@ def _fail(part: Part, code: str, what: str, expected: str, came: Any) -> Protoco
 def _length(part: Part, what: str, size: int, came: Any, code: str) -> ProtocolError:
     value = f"{len(came)} bytes" if type(came) is bytes else type(came).__name__
     return ProtocolError(
-        code, f"group '{part.group}', {what}: expected {size} bytes for {part.rows} rows, got {value}."
+        code,
+        f"group '{part.group}', {what}: expected {size} bytes for {part.rows} rows, got {value}.",
     )

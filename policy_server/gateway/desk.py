@@ -28,9 +28,8 @@ from policy_server.rollouts.accounting import Accounts, Drop
 from policy_server.rollouts.collector import Collector
 from policy_server.rollouts.unrolls import NONE, RowLayout, UnrollStore
 from policy_server.types import Batch, Episode, Leaves, PolicySpaces, PolicyState, UpdateResult
-from sim_clients.protocol import ErrorCode, Flag, GroupSpec, ProtocolError
+from sim_clients.protocol import ErrorCode, Flag, GroupSpec
 from sim_clients.protocol.spaces import leaves
-
 
 ONE = np.uint64(1)
 
@@ -41,10 +40,21 @@ class Served(Protocol):
     layout: Any
     scale: Any
 
-    def see(self, columns: list[np.ndarray], slots: np.ndarray, first: np.ndarray, learn: bool) -> Leaves: ...
+    def see(
+        self, columns: list[np.ndarray], slots: np.ndarray, first: np.ndarray, learn: bool
+    ) -> Leaves: ...
     def peek(self, columns: list[np.ndarray], slots: np.ndarray) -> Leaves: ...
-    def choose(self, obs: Leaves, mask: np.ndarray | None, keys: np.ndarray, draws: np.ndarray, greedy: np.ndarray | None) -> Any: ...
-    def log_prob(self, obs: Leaves, mask: np.ndarray | None, categories: np.ndarray, reals: np.ndarray) -> np.ndarray: ...
+    def choose(
+        self,
+        obs: Leaves,
+        mask: np.ndarray | None,
+        keys: np.ndarray,
+        draws: np.ndarray,
+        greedy: np.ndarray | None,
+    ) -> Any: ...
+    def log_prob(
+        self, obs: Leaves, mask: np.ndarray | None, categories: np.ndarray, reals: np.ndarray
+    ) -> np.ndarray: ...
     def to_simulator(self, choice: Any) -> list[np.ndarray]: ...
     def lane_keys(self, *place: object, lanes: int) -> np.ndarray: ...
     def add_lanes(self, lanes: int) -> None: ...
@@ -148,7 +158,11 @@ class PolicyDesk:
         slots, flags = columns.slots, columns.flags
         if self.ledger.busy[slots].any():
             row = int(np.flatnonzero(self.ledger.busy[slots])[0])
-            raise RowError(row, ErrorCode.BAD_LANE, "expected no request while the lane's last one waits for its reply")
+            raise RowError(
+                row,
+                ErrorCode.BAD_LANE,
+                "expected no request while the lane's last one waits for its reply",
+            )
         opened = self.ledger.open[slots]
         idle = ~opened & ((flags & (Flag.FIRST | Flag.CONTINUED)) == 0)
         ended = ~opened & ((flags & Flag.ENDED) != 0)
@@ -232,7 +246,11 @@ class PolicyDesk:
                 ending = "terminated" if flags[row] & Flag.TERMINATED else "truncated"
                 self._end_episode(int(slots[row]), ending, metrics.get(row, {}))
         if work.acting is not None:
-            self._leave(slots[~work.acting], flags[~work.acting], tuple(leaf[~work.acting] for leaf in work.obs))
+            self._leave(
+                slots[~work.acting],
+                flags[~work.acting],
+                tuple(leaf[~work.acting] for leaf in work.obs),
+            )
             slots, flags = slots[work.acting], flags[work.acting]
             self._start_episodes(slots, flags, tuple(leaf[work.acting] for leaf in work.obs))
         else:
@@ -287,7 +305,9 @@ class PolicyDesk:
                 self.store.finish(slots[rows], tuple(leaf[rows] for leaf in obs))
             if self.callbacks is not None:
                 for slot in first.tolist():
-                    self.callbacks.on_episode_start(policy=self.name, episode=int(ledger.number[slot]))
+                    self.callbacks.on_episode_start(
+                        policy=self.name, episode=int(ledger.number[slot])
+                    )
         joined = slots[((flags & Flag.CONTINUED) != 0) & ~ledger.open[slots]]
         if len(joined):
             ledger.start(joined, complete=False)
@@ -329,9 +349,16 @@ class PolicyDesk:
             silent = slots[acting & ~recorded]
             self.store.pending[silent] = True
             self.accounts.accepted += len(silent)
-            self.accounts.drop(Drop.FROZEN if self.learner is None else Drop.EVALUATION, len(silent))
+            self.accounts.drop(
+                Drop.FROZEN if self.learner is None else Drop.EVALUATION, len(silent)
+            )
         if recorded is not None:
-            slots, categories, reals, logp = slots[recorded], categories[recorded], reals[recorded], logp[recorded]
+            slots, categories, reals, logp = (
+                slots[recorded],
+                categories[recorded],
+                reals[recorded],
+                logp[recorded],
+            )
             obs = tuple(leaf[recorded] for leaf in obs)
             mask = None if mask is None else mask[recorded]
         if len(slots):

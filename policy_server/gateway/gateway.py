@@ -154,7 +154,9 @@ class Gateway:
         try:
             desk = self._make_desk(policy, spaces)
         except PolicyServerError as error:
-            raise ProtocolError(ErrorCode.BAD_SPACE, f"policy '{policy}': {error}", fatal=True) from error
+            raise ProtocolError(
+                ErrorCode.BAD_SPACE, f"policy '{policy}': {error}", fatal=True
+            ) from error
         desk.collector.paused = not self._training
         self.desks[policy] = desk
         return desk
@@ -195,12 +197,15 @@ class Gateway:
                         out.append((peer, reply))
                     continue
                 if len(data) != 3 or type(data[1]) is not int or not 0 < data[1] <= U64:
-                    raise ProtocolError(ErrorCode.MALFORMED, "expected STEP as [3, seq >= 1, groups].")
+                    raise ProtocolError(
+                        ErrorCode.MALFORMED, "expected STEP as [3, seq >= 1, groups]."
+                    )
                 seq = data[1]
                 session = by_peer.get(peer)
                 if session is None:
                     raise ProtocolError(
-                        ErrorCode.UNKNOWN_SESSION, "expected HELLO first on this connection, got STEP."
+                        ErrorCode.UNKNOWN_SESSION,
+                        "expected HELLO first on this connection, got STEP.",
                     )
                 session.last_heard = now
                 if seq != session.seq + 1:
@@ -217,8 +222,10 @@ class Gateway:
                 # A fault of ours must not take the other sessions along.
                 log.exception("a message could not be handled")
                 self._reject(ErrorCode.INTERNAL)
-                error = ProtocolError(ErrorCode.INTERNAL, "the server failed on this message; its log says why.")
-                out.append((peer, error_frame(error, seq)))
+                fault = ProtocolError(
+                    ErrorCode.INTERNAL, "the server failed on this message; its log says why."
+                )
+                out.append((peer, error_frame(fault, seq)))
         return requests
 
     def _reject(self, code: str) -> None:
@@ -231,7 +238,9 @@ class Gateway:
             session.last_heard = now
         if isinstance(message, Hello):
             if self.draining:
-                raise ProtocolError(ErrorCode.SHUTTING_DOWN, "the server is stopping: come back later.")
+                raise ProtocolError(
+                    ErrorCode.SHUTTING_DOWN, "the server is stopping: come back later."
+                )
             return self.sessions.hello(peer, message, now)
         if isinstance(message, Ping):
             return encode(Pong(message.token, self.sessions.epoch))
@@ -299,11 +308,10 @@ class Gateway:
     def _refuse(
         self, error: RowError, parts: list[Part], owners: list[Request], out: Frames
     ) -> Request:
-        row = error.row
-        for part, request in zip(parts, owners, strict=True):
-            if row < part.rows:
-                break
-            row -= part.rows
+        ends = np.cumsum([part.rows for part in parts])
+        at = int(np.searchsorted(ends, error.row, side="right"))
+        part, request = parts[at], owners[at]
+        row = error.row - int(ends[at]) + part.rows
         lane = row if part.lanes is None else int(np.frombuffer(part.lanes, "<u4")[row])
         text = f"group '{part.group}', lane {lane}, {error}."
         self._reject(error.code)
@@ -423,7 +431,10 @@ class Gateway:
             steps = 0
             for (i, desk, part), at in zip(request.parts, request.spans, strict=True):
                 n = part.rows
-                groups[i] = [desk.version, [data[at * size : (at + n) * size] for data, size in columns[desk]]]
+                groups[i] = [
+                    desk.version,
+                    [data[at * size : (at + n) * size] for data, size in columns[desk]],
+                ]
                 steps = max(steps, n)
             self.env_steps += self._steps_begun(request, works) if leaving else steps
             reply = packb([ACTIONS, request.seq, epoch, groups])
@@ -446,13 +457,15 @@ class Gateway:
     def _release_held(self, now: float, out: Frames) -> None:
         """Requests that waited and need not any more."""
         if not self._released and not any(
-            desk.collector.synchronous and not desk.collector.learning for desk in self.desks.values()
+            desk.collector.synchronous and not desk.collector.learning
+            for desk in self.desks.values()
         ):
             self._tell_waiting(now, out)
             return
         self._released = False
         early = self._holds_everything()
-        going, staying = [], []
+        going: list[Request] = []
+        staying: list[Request] = []
         for request in self._held:
             (staying if early or not self._granted(request, now) else going).append(request)
         self._held = staying
@@ -617,7 +630,11 @@ class Gateway:
             "env_steps": self.env_steps,
             "simulators": len(self.sessions.by_id),
             "lanes": self.sessions.lanes,
-            "messages": {**self.messages, "rejected": dict(self.rejected), "waiting": len(self._held)},
+            "messages": {
+                **self.messages,
+                "rejected": dict(self.rejected),
+                "waiting": len(self._held),
+            },
             "policies": policies,
             "training": self._training,
             "failure": self.failure,

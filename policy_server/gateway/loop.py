@@ -37,11 +37,9 @@ def check_address(bind: str, insecure: bool) -> None:
     if scheme == "ipc" and rest:
         return
     if scheme != "tcp" or not rest:
-        raise AddressError(
-            f"server.bind: expected tcp://HOST:PORT or ipc://PATH, got '{bind}'."
-        )
+        raise AddressError(f"server.bind: expected tcp://HOST:PORT or ipc://PATH, got '{bind}'.")
     host, _, port = rest.rpartition(":")
-    if not host or not (port == "*" or port.isdigit() and int(port) < 65536):
+    if not host or not (port == "*" or (port.isdigit() and int(port) < 65536)):
         raise AddressError(f"server.bind: expected tcp://HOST:PORT, got '{bind}'.")
     if not host.startswith(LOOPBACK) and not insecure:
         raise AddressError(
@@ -107,7 +105,7 @@ class RouterLoop:
         gc.freeze()
         while self._running:
             # 1. Whatever came is answered.
-            events = poll(gateway.patience_s * 1000)
+            events = poll(round(gateway.patience_s * 1000))
             inbox = self._drain() if events else []
             now = clock()
             self.send(gateway.answer(inbox, now))

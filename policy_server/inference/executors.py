@@ -40,7 +40,7 @@ class Executor(Protocol):
 
 
 def resolve_device(device: str) -> torch.device:
-    """"auto" is cuda where there is one, else the CPU.
+    """ "auto" is cuda where there is one, else the CPU.
 
     Raises:
         ConfigError: the device named does not exist here.
@@ -52,7 +52,9 @@ def resolve_device(device: str) -> torch.device:
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"device '{device}' cannot be used here: {reason} Use 'auto' or 'cpu'.") from None
+        raise ConfigError(
+            f"device '{device}' cannot be used here: {reason} Use 'auto' or 'cpu'."
+        ) from None
     return chosen
 
 
@@ -161,7 +163,10 @@ class NumpyExecutor:
 
 
 _NumpyLayer = tuple[
-    np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray], tuple[np.ndarray, np.ndarray, float] | None
+    np.ndarray,
+    np.ndarray,
+    Callable[[np.ndarray], np.ndarray],
+    tuple[np.ndarray, np.ndarray, float] | None,
 ]
 
 

@@ -120,7 +120,9 @@ class LeafPreprocessor:
             rows = np.rint(seen).astype(rows.dtype) if rows.dtype.kind in "ui" else seen
         if self.grayscale:
             gray = rows.astype(np.float32) @ _LUMA
-            rows = (np.rint(gray).astype(rows.dtype) if rows.dtype.kind in "ui" else gray)[..., None]
+            rows = (np.rint(gray).astype(rows.dtype) if rows.dtype.kind in "ui" else gray)[
+                ..., None
+            ]
         return rows
 
     def __call__(

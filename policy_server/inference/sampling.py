@@ -40,14 +40,18 @@ class Sampler:
         self.noise_width = layout.categories + 2 * layout.reals
         """Uniforms needed per action."""
 
-    def _log_softmax(self, head: np.ndarray, mask: np.ndarray | None, start: int, end: int) -> np.ndarray:
+    def _log_softmax(
+        self, head: np.ndarray, mask: np.ndarray | None, start: int, end: int
+    ) -> np.ndarray:
         logits = head[:, start:end]
         if mask is not None:
             logits = np.where(mask[:, start:end] != 0, logits, FORBIDDEN)
         logits = logits - logits.max(axis=1, keepdims=True)
         return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
-    def _gaussian(self, head: np.ndarray, log_std: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def _gaussian(
+        self, head: np.ndarray, log_std: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         d = self.layout.reals
         mean = head[:, self._logits : self._logits + d]
         if log_std is None:

@@ -81,7 +81,9 @@ class ServedPolicy:
     ) -> Choice:
         """One forward pass and one draw per row. `greedy` bool[n] or None."""
         uniform = uniforms(keys, draws, self._sampler.noise_width)
-        return self._sampler.choose(self._executor(obs), self._executor.log_std, mask, uniform, greedy)
+        return self._sampler.choose(
+            self._executor(obs), self._executor.log_std, mask, uniform, greedy
+        )
 
     def log_prob(
         self, obs: Leaves, mask: np.ndarray | None, categories: np.ndarray, reals: np.ndarray

@@ -81,7 +81,7 @@ class RayLearner:
         self._next_state: Any = None
 
     def _start(self, state: Any) -> None:
-        actor = ray.remote(LearnerActor).options(max_restarts=0, **self._resources)
+        actor: Any = ray.remote(LearnerActor).options(max_restarts=0, **self._resources)
         self._actor = actor.remote(self._arguments, state, self._niceness)
         future = self._actor.pid.remote().future()
         future.add_done_callback(self._started)

@@ -60,9 +60,7 @@ class Collector:
     def wanting(self, lanes: np.ndarray) -> np.ndarray:
         """bool[n]: which of these (recording) lanes need a new unroll for their next step."""
         store = self.store
-        return (store.base[lanes] == NONE) | (
-            store.t[lanes] + store.pending[lanes] >= store.length
-        )
+        return (store.base[lanes] == NONE) | (store.t[lanes] + store.pending[lanes] >= store.length)
 
     def grant(self, unrolls: int, now: float) -> bool:
         """May `unrolls` more begin? All or none; counted until `tick_done`."""
@@ -72,9 +70,7 @@ class Collector:
             return False
         self._share()
         promised = (
-            self.store.finished_steps
-            + self.store.open_unrolls * self.store.length
-            + self._granted
+            self.store.finished_steps + self.store.open_unrolls * self.store.length + self._granted
         )
         if promised < self.batch_steps or self._lifted(now):
             self._granted += unrolls * self.store.length

@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from policy_server.types import Batch, Leaves
 
@@ -80,7 +81,7 @@ class UnrollStore:
     # -- room ---------------------------------------------------------------------------------
 
     def _allocate(self, rows: int) -> None:
-        def column(shape: tuple[int, ...], dtype: object) -> np.ndarray:
+        def column(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
             array = np.empty((rows, *shape), dtype)
             poison(array)
             return array
@@ -121,7 +122,8 @@ class UnrollStore:
         """Another T. Only while nothing is stored."""
         if length == self.length:
             return
-        assert not self.finished and (self.base == NONE).all(), "unrolls are open"
+        assert not self.finished, "unrolls wait for their batch"
+        assert (self.base == NONE).all(), "unrolls are open"
         self.length = length
         self._allocate(0)
 
@@ -276,7 +278,9 @@ class UnrollStore:
     def steps(self) -> int:
         """Steps held here: open (pending ones included) and finished. Counted, not derived."""
         recording = self.base != NONE
-        return self.finished_steps + int(self.t[recording].sum()) + int(self.pending[recording].sum())
+        return (
+            self.finished_steps + int(self.t[recording].sum()) + int(self.pending[recording].sum())
+        )
 
     def pop(self) -> Unroll:
         """Takes the oldest finished unroll out; its rows stay until `release`."""

@@ -85,7 +85,7 @@ def message_of(data: dict[str, Any]) -> Message:
             None if g is None else ActionsGroup(g["version"], [_bytes(c) for c in g["actions"]])
             for g in fields["groups"]
         ]
-    return kind(**fields)  # type: ignore[no-any-return]
+    return kind(**fields)
 
 
 def _bytes(text: str | None) -> Any:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.gateway.ledger import Auditor
 
 from policy_server import server
 from policy_server.gateway.gateway import Gateway
 from policy_server.settings import Settings
+from tests.gateway.ledger import Auditor
 
 
 class World:
@@ -33,7 +33,9 @@ class World:
         self.auditors[arguments["policy_name"]] = auditor
         return auditor
 
-    def tick(self, *inbox: tuple[bytes, bytes], seconds: float = 0.001) -> list[tuple[bytes, bytes]]:
+    def tick(
+        self, *inbox: tuple[bytes, bytes], seconds: float = 0.001
+    ) -> list[tuple[bytes, bytes]]:
         """One tick of the gateway."""
         self.now += seconds
         out = self.gateway.answer(list(inbox), self.now)

@@ -48,7 +48,9 @@ class Auditor:
 
     network_weights: np.ndarray
     ticks_to_learn: int = 3
-    executed: dict[tuple[int, int, int, int], tuple[int, float, float]] = field(default_factory=dict)
+    executed: dict[tuple[int, int, int, int], tuple[int, float, float]] = field(
+        default_factory=dict
+    )
     seen: set[tuple[int, int, int, int]] = field(default_factory=set)
     endings: dict[tuple[int, int, int], tuple[str, int]] = field(default_factory=dict)
     batches: list[Batch] = field(default_factory=list)
@@ -147,7 +149,9 @@ class LedgerSimulator:
     def hello(self, resume: bytes | None = None) -> bytes:
         group = GroupSpec("agent", OBSERVATION, ACTION, len(self.lanes))
         client = ("ledger", "1")
-        return encode(Hello(1, client, self.run_id, resume, f"ledger-{self.number}", (), None, (group,), {}))
+        return encode(
+            Hello(1, client, self.run_id, resume, f"ledger-{self.number}", (), None, (group,), {})
+        )
 
     def step(self) -> bytes:
         """The next STEP: some lanes speak, each continues, ends, begins or leaves."""

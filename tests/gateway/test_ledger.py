@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 
 import pytest
-from tests.gateway.ledger import Auditor, LedgerSimulator
 
 from sim_clients.protocol import MessageType
+from tests.gateway.ledger import Auditor, LedgerSimulator
 
 
-def play(world, rng: random.Random, ticks: int, simulators: int = 3, lanes: int = 4, mishaps: bool = True):
+def play(
+    world, rng: random.Random, ticks: int, simulators: int = 3, lanes: int = 4, mishaps: bool = True
+):
     """Random ticks: simulators speak in any order, repeat themselves, vanish and come back."""
     fleet: list[LedgerSimulator] = []
     auditor = Auditor(None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.gateway.wire import SPEC, Peer
 
 from sim_clients.protocol import (
     Box,
@@ -21,6 +20,7 @@ from sim_clients.protocol import (
     Welcome,
     encode,
 )
+from tests.gateway.wire import SPEC, Peer
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_actions_have_the_shape_of_the_space(free):
     assert reply.seq == 1
     actions = np.frombuffer(reply.groups[0].actions[0], "<i8")
     assert actions.shape == (2,)
-    assert ((0 <= actions) & (actions < 4)).all()
+    assert ((actions >= 0) & (actions < 4)).all()
     assert len(peer.raw[0]) < 40
 
 
@@ -243,7 +243,8 @@ def test_bad_content_is_named_and_hurts_nobody(free, name):
     assert isinstance(error, Error)
     assert error.code.startswith(code)
     assert words in error.text
-    assert error.seq == 1 and not error.fatal
+    assert error.seq == 1
+    assert not error.fatal
     assert kind(answer) == "Actions"
     assert sum(free.gateway.rejected.values()) == 1
     assert kind(bad.step()) == "Actions", "the session lives on, the number is not used up"
@@ -260,8 +261,13 @@ def test_discrete_and_masks_are_checked(free):
         (reply,) = peer.send(encode(Step(1, [group])))
         return reply
 
-    assert "observation.cell: expected a choice within the space, got 5" in step([0, 5], 1, [1] * 4).text
-    assert "observation.n: expected a choice within the space, got 0" in step([0, 4], 0, [1] * 4).text
+    assert (
+        "observation.cell: expected a choice within the space, got 5"
+        in step([0, 5], 1, [1] * 4).text
+    )
+    assert (
+        "observation.n: expected a choice within the space, got 0" in step([0, 4], 0, [1] * 4).text
+    )
     assert step([0, 0], 1, [0] * 4).code == "bad_mask"
     for _ in range(20):
         reply = step([0, 0], 1, [0, 0, 1, 0])
@@ -305,7 +311,6 @@ def test_executed_actions_replace_what_was_sent(free):
     store, slots = free.desk.store, [0, 1]
     rows = store.base[slots]
     assert store.categories[rows, 0].tolist() == [told[0], done]
-    obs, _ = store.pending_inputs(np.array(slots))
     again = free.desk.served.log_prob(
         tuple(c[rows] for c in store.obs), None, store.categories[rows], store.reals[rows]
     )

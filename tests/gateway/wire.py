@@ -6,18 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from sim_clients.protocol.messages import Message
 from sim_clients.protocol import (
     Box,
     Discrete,
     GroupSpec,
     Hello,
-
     Step,
     StepGroup,
     decode,
     encode,
 )
+from sim_clients.protocol.messages import Message
 
 SPEC = GroupSpec("agent", Box(-10, 10, (3,)), Discrete(4), 2)
 
@@ -32,10 +31,14 @@ class Peer:
 
     def send(self, frame: bytes) -> list[Message]:
         """Replies to this connection, decoded; the bytes stay in `raw`."""
-        self.raw = [reply for peer, reply in self.world.tick((self.name, frame)) if peer == self.name]
+        self.raw = [
+            reply for peer, reply in self.world.tick((self.name, frame)) if peer == self.name
+        ]
         return [decode(reply) for reply in self.raw]
 
-    def hello(self, run_id: bytes = b"r" * 16, resume: bytes | None = None, **changes: Any) -> Message:
+    def hello(
+        self, run_id: bytes = b"r" * 16, resume: bytes | None = None, **changes: Any
+    ) -> Message:
         hello = Hello(1, ("test", "1"), run_id, resume, None, (), None, self.specs, {})
         (reply,) = self.send(encode(hello._replace(**changes)))
         return reply

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from tests.gateway.conftest import World
-from tests.gateway.ledger import ACTION, OBSERVATION, Auditor, stamp_reward
 
 from policy_server.config import ServerConfig
 from policy_server.gateway.loop import RouterLoop
 from sim_clients.client import Client, Group
+from tests.gateway.conftest import World
+from tests.gateway.ledger import ACTION, OBSERVATION, Auditor, stamp_reward
 
 
 class LiveWorld(World):
@@ -66,10 +66,17 @@ class Player:
     def __init__(self, number: int, address: str, auditor: Auditor, lanes: int = 3, **client: Any):
         self.number, self.lanes, self.auditor = number, lanes, auditor
         self.rng = random.Random(number)
-        self.client = Client(address, Group(OBSERVATION, ACTION, lanes), identity=f"p{number}", **client)
+        self.client = Client(
+            address, Group(OBSERVATION, ACTION, lanes), identity=f"p{number}", **client
+        )
         self.episode, self.at = [0] * lanes, [0] * lanes
         self.steps = 0
-        self._last = (np.zeros(lanes, np.float32), np.zeros(lanes, bool), np.zeros(lanes, bool), np.zeros((lanes, 4)))
+        self._last = (
+            np.zeros(lanes, np.float32),
+            np.zeros(lanes, bool),
+            np.zeros(lanes, bool),
+            np.zeros((lanes, 4)),
+        )
 
     def play(self, ticks: int) -> None:
         """Steps all lanes so many times."""

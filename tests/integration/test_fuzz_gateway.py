@@ -13,10 +13,10 @@ import pytest
 import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.gateway.ledger import ACTION, OBSERVATION
-from tests.integration.live import Player, live
 
 from sim_clients.protocol import GroupSpec, Hello, Step, StepGroup, decode, encode
+from tests.gateway.ledger import ACTION, OBSERVATION
+from tests.integration.live import Player, live
 
 FUZZ = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -24,9 +24,7 @@ FUZZ = settings(
 
 GROUP = GroupSpec("agent", OBSERVATION, ACTION, 2)
 HELLO = encode(Hello(1, ("fuzz", "1"), b"f" * 16, None, None, (), None, (GROUP,), {}))
-STEP = encode(
-    Step(1, [StepGroup(None, b"\1\1", b"\0" * 8, [np.zeros((2, 4)).tobytes()], None)])
-)
+STEP = encode(Step(1, [StepGroup(None, b"\1\1", b"\0" * 8, [np.zeros((2, 4)).tobytes()], None)]))
 
 
 class Stranger:
@@ -83,7 +81,9 @@ class Stranger:
 
 @pytest.fixture(scope="module")
 def stranger():
-    with live(collection={"mode": "async"}, server={"max_message_bytes": 1 << 20, "seed": 1}) as world:
+    with live(
+        collection={"mode": "async"}, server={"max_message_bytes": 1 << 20, "seed": 1}
+    ) as world:
         stranger = Stranger(world)
         yield stranger
         report = world.on_loop(world.gateway.report)
@@ -101,7 +101,9 @@ scalars = st.one_of(
 )  # fmt: skip
 values = st.recursive(
     scalars,
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
     max_leaves=12,
 )
 
@@ -113,13 +115,17 @@ def test_random_bytes(stranger, data):
 
 
 @FUZZ
-@given(number=st.integers(0, 12).filter(lambda n: n not in (7, 11)), body=st.lists(values, max_size=10))
+@given(
+    number=st.integers(0, 12).filter(lambda n: n not in (7, 11)), body=st.lists(values, max_size=10)
+)
 def test_messages_with_wrong_fields(stranger, number, body):
     stranger.check(stranger.say(msgpack.packb([number, *body])))
 
 
 @FUZZ
-@given(cut=st.integers(1, len(HELLO) - 1), flip=st.integers(0, len(HELLO) - 1), bit=st.integers(0, 7))
+@given(
+    cut=st.integers(1, len(HELLO) - 1), flip=st.integers(0, len(HELLO) - 1), bit=st.integers(0, 7)
+)
 def test_damaged_hello(stranger, cut, flip, bit):
     assert all(type(r).__name__ == "Error" for r in stranger.say(HELLO[:cut]))
     damaged = bytearray(HELLO)
@@ -160,9 +166,7 @@ def test_step_with_wrong_fields(stranger, lanes, flags, rewards, obs, extras):
     ),
 )
 def test_step_with_wrong_values(stranger, flags, rewards, obs, extras):
-    group = StepGroup(
-        None, flags, struct.pack("<2f", *rewards), [struct.pack("<8d", *obs)], extras
-    )
+    group = StepGroup(None, flags, struct.pack("<2f", *rewards), [struct.pack("<8d", *obs)], extras)
     frame = msgpack.packb([3, 1, [list(group)]])
     replies = in_session(stranger, frame)
     assert len(replies) == 1
@@ -223,7 +227,13 @@ def test_many_parts_and_floods(stranger):
 
 @pytest.mark.parametrize(
     "greeting",
-    [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x02\0\x01\0\x01\xfc", b"\x01\0", b"\xff" * 64, b""],
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc",
+        b"\x01\0",
+        b"\xff" * 64,
+        b"",
+    ],
     ids=["http", "tls", "old zmtp", "noise", "silence"],
 )
 def test_other_protocols(stranger, greeting):

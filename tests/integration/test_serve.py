@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from tests.integration.processes import Program, free_port, metrics, wait_for
 
 CONFIG = """
@@ -116,7 +117,9 @@ def test_a_taken_port_and_an_unknown_environment_are_named(tmp_path):
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        result = command("serve", "--bind", f"tcp://127.0.0.1:{port}", "--run-dir", "r", cwd=tmp_path)
+        result = command(
+            "serve", "--bind", f"tcp://127.0.0.1:{port}", "--run-dir", "r", cwd=tmp_path
+        )
     assert result.returncode == 2
     assert "taken by another program" in result.stderr
     assert "Traceback" not in result.stderr
@@ -135,7 +138,14 @@ def test_train_evaluate_inspect_plot(tmp_path):
     summary = json.loads(result.stdout.splitlines()[-1])
     assert summary["env_steps"] >= 3000
     assert summary["accounting"]["balance"] == 0
-    for key in ("episodes", "episode_return_mean", "reached", "wall_s", "checkpoint", "steps_per_s"):
+    for key in (
+        "episodes",
+        "episode_return_mean",
+        "reached",
+        "wall_s",
+        "checkpoint",
+        "steps_per_s",
+    ):
         assert key in summary
     again = command(*arguments, cwd=tmp_path)
     assert again.returncode == 2

@@ -1,0 +1,169 @@
+"""Every way to run a network gives the numbers that the learner's own forward pass gives."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from policy_server.config import InferenceConfig, ModelConfig
+from policy_server.errors import ConfigError
+from policy_server.inference.executors import (
+    Executor,
+    NumpyExecutor,
+    TorchExecutor,
+    make_executor,
+    resolve_device,
+)
+from policy_server.networks import PolicyNetwork, build_network
+from policy_server.networks.mlp import ACTIVATIONS
+from policy_server.networks.snapshot import flatten_parameters
+from policy_server.types import Leaves, PolicySpaces
+from sim_clients.protocol.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
+
+VECTORS = Dict(
+    {
+        "bits": MultiBinary(3),
+        "bytes": Box(0, 255, (2, 2), "uint8"),
+        "choice": Discrete(4, start=-1),
+        "choices": MultiDiscrete([2, 3], start=[1, 0]),
+        "half": Box(-1, 1, (2,), "float16"),
+        "single": Box(-10, 10, (5,)),
+    }
+)
+IMAGES = Dict({"camera": Box(0, 255, (20, 16, 3), "uint8"), "speed": Box(-1, 1, (2,))})
+ACTIONS = Dict({"act": Discrete(5), "steer": Box(-1, 1, (2,))})
+
+
+def network(observation: Space, seed: int, **model: object) -> PolicyNetwork:
+    """Far from its first weights: biases and norms matter, heads are large."""
+    torch.manual_seed(seed)
+    built = build_network(PolicySpaces(observation, ACTIONS), ModelConfig(**model))  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return built
+
+
+def observations(space: Space, n: int) -> Leaves:
+    rng = np.random.default_rng(n)
+    columns = {
+        "bits": rng.integers(0, 2, (n, 3)).astype(np.int8),
+        "bytes": rng.integers(0, 256, (n, 2, 2)).astype(np.uint8),
+        "choice": rng.integers(-1, 3, n),
+        "choices": rng.integers([1, 0], [3, 3], (n, 2)),
+        "half": rng.uniform(-1, 1, (n, 2)).astype(np.float16),
+        "single": rng.normal(0, 3, (n, 5)).astype(np.float32),
+        "camera": rng.integers(0, 256, (n, 20, 16, 3)).astype(np.uint8),
+        "speed": rng.uniform(-1, 1, (n, 2)).astype(np.float32),
+    }
+    return tuple(columns[key] for key in sorted(space.spaces))  # type: ignore[attr-defined]
+
+
+def executor(kind: str, observation: Space, model: dict[str, object]) -> Executor:
+    """With weights of its own, to be replaced."""
+    return make_executor(network(observation, 1, **model), InferenceConfig("cpu", kind))
+
+
+def assert_agrees(made: Executor, learner: PolicyNetwork, observation: Space) -> None:
+    made.load(flatten_parameters(learner))
+    for n in (1, 2, 33):
+        obs = observations(observation, n)
+        with torch.no_grad():
+            head, _ = learner([torch.from_numpy(leaf) for leaf in obs])
+        mine = made(obs)
+        assert mine.dtype == np.float32
+        np.testing.assert_allclose(mine, head.numpy(), rtol=1e-5, atol=1e-5)
+    if learner.log_std is None:
+        assert made.log_std is None
+    else:
+        np.testing.assert_array_equal(made.log_std, learner.log_std.detach().numpy())
+
+
+@pytest.mark.parametrize(
+    ("kind", "activation", "layer_norm"),
+    [
+        case
+        for case in itertools.product(("numpy", "torch"), ACTIVATIONS, (False, True))
+        if case[:2] != ("numpy", "gelu")
+    ],
+)
+def test_dense_networks_agree(kind, activation, layer_norm):
+    model = {"hidden": (48, 32), "activation": activation, "layer_norm": layer_norm}
+    made = executor(kind, VECTORS, model)
+    assert isinstance(made, NumpyExecutor if kind == "numpy" else TorchExecutor)
+    assert_agrees(made, network(VECTORS, 2, **model), VECTORS)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"hidden": ()},
+        {"share_layers": True},
+        {"free_log_std": False},
+        {"hidden": (16,), "free_log_std": False, "layer_norm": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_other_shapes_of_dense_networks_agree(kind, model):
+    assert_agrees(executor(kind, VECTORS, model), network(VECTORS, 2, **model), VECTORS)
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("activation", ["leaky_relu", "gelu"])
+def test_convolutions_agree(share, activation):
+    model = {
+        "conv_filters": ((8, 4, 2), (16, 3, 1)),
+        "activation": activation,
+        "share_conv": share,
+        "layer_norm": True,
+    }
+    made = executor("auto", IMAGES, model)
+    assert isinstance(made, TorchExecutor)
+    assert_agrees(made, network(IMAGES, 2, **model), IMAGES)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_a_snapshot_is_taken_over_as_a_copy(kind):
+    made, learner = executor(kind, VECTORS, {}), network(VECTORS, 2)
+    weights = flatten_parameters(learner)
+    weights.setflags(write=False)  # as it comes out of Ray's store
+    obs = observations(VECTORS, 4)
+    before = made(obs)
+    made.load(weights)
+    after = made(obs)
+    assert abs(after - before).max() > 0.1
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter.zero_()
+    np.testing.assert_array_equal(made(obs), after)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_observations_stay_as_they_are(kind):
+    obs = observations(VECTORS, 4)
+    copies = [leaf.copy() for leaf in obs]
+    for leaf in obs:
+        leaf.setflags(write=False)
+    executor(kind, VECTORS, {"layer_norm": True})(obs)
+    for leaf, copy in zip(obs, copies, strict=True):
+        np.testing.assert_array_equal(leaf, copy)
+
+
+def test_auto_takes_numpy_where_that_can():
+    assert isinstance(executor("auto", VECTORS, {}), NumpyExecutor)
+    assert isinstance(executor("auto", VECTORS, {"activation": "gelu"}), TorchExecutor)
+
+
+@pytest.mark.parametrize(("observation", "activation"), [(IMAGES, "tanh"), (VECTORS, "gelu")])
+def test_numpy_for_more_than_dense_layers_is_refused(observation, activation):
+    with pytest.raises(ConfigError, match=r"inference\.executor: 'numpy' runs plain MLPs only"):
+        executor("numpy", observation, {"activation": activation})
+
+
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="device 'cuda:99' cannot be used here"):
+        resolve_device("cuda:99")
