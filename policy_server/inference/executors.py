@@ -16,6 +16,7 @@ import torch
 
 from policy_server.config import InferenceConfig
 from policy_server.errors import ConfigError
+from policy_server.networks.device import pick_device
 from policy_server.networks.mlp import DenseLayer
 from policy_server.networks.policy import PlainPolicy, PolicyNetwork
 from policy_server.networks.snapshot import load_flat
@@ -39,25 +40,6 @@ class Executor(Protocol):
         ...
 
 
-def resolve_device(device: str) -> torch.device:
-    """ "auto" is cuda where there is one, else the CPU.
-
-    Raises:
-        ConfigError: the device named does not exist here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device '{device}' cannot be used here: {reason} Use 'auto' or 'cpu'."
-        ) from None
-    return chosen
-
-
 def make_executor(network: PolicyNetwork, config: InferenceConfig) -> Executor:
     """The fastest executor that fits. "auto" keeps plain MLPs on the CPU even where there is a
     GPU: their forward is shorter than a kernel launch."""
@@ -75,7 +57,7 @@ def make_executor(network: PolicyNetwork, config: InferenceConfig) -> Executor:
     on_cpu = config.device in ("auto", "cpu")
     if fits and (config.executor == "numpy" or (config.executor == "auto" and on_cpu)):
         return NumpyExecutor(network)
-    return TorchExecutor(network, resolve_device(config.device))
+    return TorchExecutor(network, pick_device(config.device))
 
 
 class TorchExecutor:

@@ -11,31 +11,9 @@ import torch
 from policy_server import algorithms
 from policy_server.config import ModelConfig, PreprocessingConfig
 from policy_server.errors import CheckpointError, ConfigError
+from policy_server.networks.device import pick_device
 from policy_server.networks.snapshot import flatten_parameters
 from policy_server.types import Batch, PolicySpaces, PolicyState, UpdateResult
-
-
-def pick_device(name: str) -> torch.device:
-    """ "auto" is the GPU where there is one.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(
-            f'device: expected "auto", "cpu", "cuda" or "cuda:N", got {name!r}.'
-        ) from error
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ConfigError(
-            f"device: expected one of the {count} GPUs of this machine, got {name!r}: "
-            'use "auto" or "cpu".'
-        )
-    return device
 
 
 def pick_threads(threads: int) -> int:
