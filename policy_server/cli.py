@@ -135,8 +135,8 @@ def train(
     environment = {} if env is None else {"environment": {"env": env}}
     simulators = {k: v for k, v in {"num": num_sims, "lanes": lanes}.items() if v is not None}
     mapping = {**environment, "simulators": simulators}
-    flags["bind"] = flags["bind"] or FREE_PORT
-    _run(algorithm, config, mapping, flags, final=True, use_preset=use_preset, simulators=2)
+    defaults = {"server": {"bind": FREE_PORT}, "simulators": {"num": 2}}
+    _run(algorithm, config, mapping, flags, final=True, use_preset=use_preset, defaults=defaults)
 
 
 def _run(
@@ -147,20 +147,23 @@ def _run(
     *,
     final: bool,
     use_preset: bool = False,
-    simulators: int = 0,
+    defaults: dict[str, Any] | None = None,
 ) -> None:
     began = time.monotonic()
     from policy_server.algorithm import Algorithm
     from policy_server.display import Display
+    from policy_server.gateway.loop import check_address
     from policy_server.metrics.recorder import Recorder
-    from policy_server.metrics.run_dir import prepare_run_dir
+    from policy_server.metrics.run_dir import forget_run_dir, prepare_run_dir
     from policy_server.run import Run, Stop, summary
 
     run_dir, resume = flags["run_dir"], flags["resume"]
     if resume and run_dir is None:
         raise ConfigError("--resume: expected --run-dir with the run to go on with, got none.")
     stored = run_dir / "settings.json" if resume else None
-    settings, used = _settings(algorithm, config, mapping, flags, stored, use_preset, simulators)
+    layers = (defaults or {}, mapping)
+    settings, used = _settings(algorithm, config, layers, flags, stored, use_preset)
+    check_address(settings.server.bind, settings.server.insecure)
     run_dir = run_dir or _new_run_dir(settings)
     settings = _with_server(settings, run_dir=str(run_dir))
     console = _console(flags["as_json"])
@@ -172,7 +175,12 @@ def _run(
     if used:
         console.print(f"preset: {used}")
     checkpoint = _latest(run_dir) if resume else None
-    algo = Algorithm(settings, checkpoint=checkpoint)
+    try:
+        algo = Algorithm(settings, checkpoint=checkpoint)
+    except PolicyServerError:
+        if not resume:
+            forget_run_dir(run_dir)  # nothing has run: the corrected command may use it
+        raise
     with algo:
         console.print(f"listening on {algo.address}, run folder {run_dir}")
         recorder = Recorder(run_dir)
@@ -192,15 +200,15 @@ def _run(
 def _settings(
     algorithm: str,
     config: Path | None,
-    mapping: dict[str, Any],
+    layers_around: tuple[dict[str, Any], dict[str, Any]],
     flags: dict[str, Any],
     stored: Path | None,
     use_preset: bool,
-    simulators: int,
 ) -> tuple[Any, str | None]:
     """Defaults < preset < stored run < file < flags. Returns the settings and the preset's name."""
     from policy_server.settings import Settings, apply_overrides, load_file, merge, preset
 
+    defaults, mapping = layers_around
     layers: list[dict[str, Any]] = []
     if stored is not None:
         if not stored.is_file():
@@ -219,9 +227,8 @@ def _settings(
     if tuned is not None:
         used = f"{algorithm}-{env}"
         known = merge(tuned, known)
+    known = merge(defaults, known)
     known["algorithm"] = algorithm
-    if simulators and "num" not in known.get("simulators", {}):
-        known = merge(known, {"simulators": {"num": simulators}})
     server = {
         "bind": flags["bind"], "seed": flags["seed"], "ray_address": flags["ray_address"],
         "insecure": flags["insecure"] or None,

@@ -14,8 +14,8 @@ class EnvironmentConfig:
     """What the simulators simulate.
 
     Attributes:
-        env: a Gymnasium id ("CartPole-v1", "module:Id-v0"), "arena", or a PettingZoo module;
-            None: simulators come by themselves.
+        env: a Gymnasium id ("CartPole-v1", "module:Id-v0"), "arena", or
+            "pettingzoo:MODULE"; None: simulators come by themselves.
         env_kwargs: keyword arguments of the environment's constructor.
         observation_space, action_space: for external simulators, where the policy should exist
             before the first one connects (sim_clients.protocol spaces, or Gymnasium's).

@@ -18,7 +18,7 @@ from typing import Any
 
 from policy_server.callbacks import Callbacks
 from policy_server.checkpoints.checkpoint import Checkpoint
-from policy_server.errors import PolicyServerError
+from policy_server.errors import LearnerError, PolicyServerError
 from policy_server.gateway.desk import PolicyDesk
 from policy_server.gateway.gateway import Gateway
 from policy_server.settings import Settings
@@ -363,6 +363,8 @@ class RayServer:
 
     def report(self) -> dict[str, Any]:
         report: dict[str, Any] = self._get(self._actor.report.remote())
+        if report["failure"] is not None:
+            raise LearnerError(report["failure"])
         return report
 
     def checkpoint(self, settings: dict[str, Any], data: dict[str, Any]) -> Checkpoint:
@@ -496,7 +498,7 @@ class LocalServer:
     def _run(self, done: Callable[[], bool], check: Callable[[], None]) -> None:
         while not done():
             if self._gateway.failure is not None:
-                raise PolicyServerError(self._gateway.failure)
+                raise LearnerError(self._gateway.failure)
             self._tick()
             if self.ticks % 256 == 0:
                 check()

@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -113,8 +114,8 @@ def test_the_readme_shows_the_example_as_it_is():
 
 
 def test_it_is_ten_lines():
-    _, _, program = snippet("range(1, 5_001)").partition("Discrete\n")
-    assert len([line for line in program.splitlines() if line.strip()][:-1]) == 11 - 1 + 1
+    _, _, program = snippet("range(1, 5_001)").partition("import Box, Discrete\n")
+    assert len([line for line in program.splitlines() if line.strip()]) == 10
 
 
 # -- programs -------------------------------------------------------------------------------------
@@ -130,6 +131,7 @@ def play(code: str, address: str, ticks: int) -> None:
 def test_the_ten_lines_play():
     training = {"train_batch_size": TRAIN_BATCH_SIZE, "minibatch_size": 128}
     with live(training=training) as world:
+        world.on_loop(lambda: world.gateway.train(None))
         play(snippet("range(1, 5_001)"), world.address, 60)
         desk = world.on_loop(lambda: world.desk)
         whole = [e for e in desk.episodes if e.ending == "truncated"]
@@ -171,6 +173,7 @@ def test_the_gymnasium_example_plays():
     check_env(module.Landing(), skip_render_check=True)
     training = {"train_batch_size": TRAIN_BATCH_SIZE, "minibatch_size": 128}
     with live(training=training) as world:
+        world.on_loop(lambda: world.gateway.train(None))
         summary = run_gymnasium("Landing-v0", world.address, num_envs=4, seed=1, steps=1200)
         assert summary.steps == 1200
         assert summary.episodes >= 4
@@ -204,7 +207,5 @@ def test_the_settings_file_is_valid_with_and_without_its_comments():
     text = (EXAMPLES / "serve.toml").read_text(encoding="utf-8")
     shown = re.sub(r"^# (\[environment\]|\w+_space = )", r"\1", text, flags=re.MULTILINE)
     assert shown.count("_space = ") == 2
-    from tomllib import loads
-
-    with_spaces = Settings.from_mapping(loads(shown))
+    with_spaces = Settings.from_mapping(tomllib.loads(shown))
     assert with_spaces.environment.observation_space is not None

@@ -25,7 +25,6 @@ meaning they have in RLlib. Where this page deviates:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -48,7 +47,7 @@ from policy_server.errors import CheckpointError, LearnerError
 from policy_server.networks import build_network
 from policy_server.types import ActionLayout, Batch, PolicySpaces, PolicyState
 
-Schedule = Sequence[Sequence[float]]
+Schedule = tuple[tuple[float, float], ...]
 """[[env step, value], ...], linear in between, constant behind the last; the first is at 0."""
 
 

@@ -113,6 +113,7 @@ class Gateway:
         self._targets: dict[str, int] | None = None  # updates after which training rests
         self._held: list[Request] = []
         self._deferred: Frames = []
+        self._probes: Frames = []
         self._answered: list[tuple[PolicyDesk, Work]] = []
         self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._waiters: list[tuple[Callable[[], bool], Future[None]]] = []
@@ -170,6 +171,9 @@ class Gateway:
         if self._deferred:
             inbox, self._deferred = self._deferred + inbox, []
         requests = self._read(inbox, now, out)
+        if self._probes:
+            out += self._probes
+            self._probes.clear()
         if self._held:
             self._release_held(now, out)
         if requests:
@@ -241,7 +245,9 @@ class Gateway:
                 raise ProtocolError(
                     ErrorCode.SHUTTING_DOWN, "the server is stopping: come back later."
                 )
-            return self.sessions.hello(peer, message, now)
+            welcome = self.sessions.hello(peer, message, now)
+            self._probe_contested()
+            return welcome
         if isinstance(message, Ping):
             return encode(Pong(message.token, self.sessions.epoch))
         if isinstance(message, Bye):
@@ -252,6 +258,21 @@ class Gateway:
             ErrorCode.UNSUPPORTED_MESSAGE,
             f"expected HELLO, STEP, PING or BYE from a simulator, got {type(message).__name__.upper()}.",
         )
+
+    def _probe_contested(self) -> None:
+        """Something harmless to each session whose name a new run uses: whether it can be sent
+        tells whether the connection is still there (see `unreachable`)."""
+        for session in self.sessions.by_id.values():
+            if session.contested:
+                frame = encode(Event(EventKind.WAIT, session.seq, {}))
+                self._probes.append((session.peer, frame))
+
+    def unreachable(self, peer: bytes) -> None:
+        """Nobody is at the other end any more. The session may come back on another connection,
+        unless its simulator did so already as a new run."""
+        session = self.sessions.by_peer.get(peer)
+        if session is not None and session.contested:
+            self.sessions.end(session, "replaced by a new run")
 
     @staticmethod
     def _request(session: Session, seq: int, groups: Any, frame: bytes) -> Request:
@@ -357,11 +378,16 @@ class Gateway:
 
     def _holds_everything(self) -> bool:
         """Before all simulators are there that were started for the first batch, which they
-        share; and while draining, so that nothing happens that the last checkpoint misses."""
+        share; before a new policy's learner is there; and while draining, so that nothing
+        happens that the last checkpoint misses."""
         if self._expected_sessions and len(self.sessions.by_id) >= self._expected_sessions:
             self._expected_sessions = 0
             self._released = True
-        return self.draining or bool(self._expected_sessions)
+        if self._expected_sessions or self.draining:
+            return True
+        return any(
+            d.updates == 0 and d.learner and not d.learner.ready for d in self.desks.values()
+        )
 
     def _hold_back(
         self,

@@ -108,7 +108,8 @@ class RouterLoop:
             events = poll(round(gateway.patience_s * 1000))
             inbox = self._drain() if events else []
             now = clock()
-            self.send(gateway.answer(inbox, now))
+            for peer in self.send(gateway.answer(inbox, now)):
+                gateway.unreachable(peer)
             # 2. Then it is booked.
             gateway.finish(now)
             if now >= next_expiry:
@@ -145,8 +146,10 @@ class RouterLoop:
             pass
         return inbox
 
-    def send(self, frames: Frames) -> None:
-        """Replies and events. On the gateway's thread, or when the loop has ended."""
+    def send(self, frames: Frames) -> list[bytes]:
+        """Replies and events. On the gateway's thread, or when the loop has ended. Returns the
+        peers that are gone."""
+        gone: list[bytes] = []
         send, more = self._socket.send, zmq.SNDMORE | zmq.NOBLOCK
         for peer, frame in frames:
             try:
@@ -157,6 +160,9 @@ class RouterLoop:
                 if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                     raise
                 self.undeliverable += 1
+                if error.errno == zmq.EHOSTUNREACH:
+                    gone.append(peer)
+        return gone
 
     def close(self) -> None:
         """Gives the address back; what was sent has half a second to leave."""

@@ -33,6 +33,9 @@ from sim_clients.protocol.spaces import leaves
 WINDOW = 2
 """STEPs of a session that may be unanswered at a time, and replies kept for retries."""
 
+SILENT_S = 1.0
+"""A run that was heard within this time is taken for alive when another uses its name."""
+
 
 class SessionGroup:
     """One group of a session: where its lanes sit at the desk of their policy."""
@@ -61,6 +64,7 @@ class Session:
     lease_s: float
     last_heard: float
     seq: int = 0
+    contested: bool = False  # a new run says that it is the same simulator
     replies: deque[list[object]] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
     @property
@@ -159,12 +163,17 @@ class SessionTable:
 
     def _replace_silent(self, hello: Hello, now: float) -> None:
         """A new run of a known simulator wipes its lanes, if the old run is silent: nobody can
-        end a session that is alive by using its name."""
+        end a session that is alive by using its name. One that was heard just now is probed, and
+        ends if its connection is gone."""
         if hello.identity is None:
             return
         for session in list(self.by_id.values()):
-            if session.hello.identity == hello.identity and now - session.last_heard > 1.0:
+            if session.hello.identity != hello.identity:
+                continue
+            if now - session.last_heard > SILENT_S:
                 self.end(session, "replaced by a new run")
+            else:
+                session.contested = True
 
     def _open(self, peer: bytes, hello: Hello, now: float) -> Session:
         lanes = sum(group.lanes for group in hello.groups)

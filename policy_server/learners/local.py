@@ -33,5 +33,9 @@ class LocalLearner:
         return "learning"
 
     @property
+    def ready(self) -> bool:
+        return True
+
+    @property
     def pid(self) -> int | None:
         return os.getpid()

@@ -89,6 +89,7 @@ class RayLearner:
     def _started(self, future: Future[Any]) -> None:
         if future.exception() is None:
             self.pid = future.result()
+            self._wake()
 
     # -- batches -----------------------------------------------------------------------------
 
@@ -150,6 +151,11 @@ class RayLearner:
     def request_state(self) -> Any:
         """Reference to the state after the last update that `poll` gave out."""
         return self._actor.state.remote() if self._state is None else self._state
+
+    @property
+    def ready(self) -> bool:
+        """The actor has started: batches would be learned from, not only kept."""
+        return self.pid is not None
 
     @property
     def state_name(self) -> str:

@@ -3,7 +3,7 @@
 settings.json      the resolved settings; what makes a folder a run folder
 metrics.jsonl      every record, one a line
 metrics.csv        the same as a table
-metrics.png        what `plot_run` draws
+plot.png           what `plot_run` draws
 tensorboard/       events
 checkpoints/       checkpoint_000000123456/ ...
 simulators/        what simulators that the server started printed
@@ -11,6 +11,7 @@ simulators/        what simulators that the server started printed
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -78,6 +79,13 @@ def prepare_run_dir(
             f"{error.filename or path}: the run folder cannot be used: {error.strerror}."
         ) from error
     return path
+
+
+def forget_run_dir(path: str | Path) -> None:
+    """Undoes `prepare_run_dir` for a run that never began."""
+    clear_run_dir(Path(path))
+    with contextlib.suppress(OSError):
+        Path(path).rmdir()
 
 
 def is_run_dir(path: str | Path) -> bool:

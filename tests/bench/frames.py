@@ -57,10 +57,12 @@ def _tail(rng: np.random.Generator, flags: np.ndarray) -> bytes:
     rewards = rng.standard_normal(n, np.float32)
     observations = rng.standard_normal((n, *OBSERVATION.shape), np.float32)
     columns = [None, flags.tobytes(), rewards.tobytes(), [observations.tobytes()], None]
-    return msgpack.packb([columns])
+    tail: bytes = msgpack.packb([columns])
+    return tail
 
 
 def like_actions(workload: Workload) -> bytes:
     """What an echo answers: as long as the ACTIONS of this workload."""
     column = bytes(ACTION.dtype.itemsize * workload.lanes)
-    return msgpack.packb([ACTIONS, 2**16, 2**31, [[1, [column]]]])
+    answer: bytes = msgpack.packb([ACTIONS, 2**16, 2**31, [[1, [column]]]])
+    return answer

@@ -85,6 +85,10 @@ class Auditor:
     def pid(self) -> int | None:
         return None
 
+    @property
+    def ready(self) -> bool:
+        return True
+
     def audit(self, batch: Batch) -> None:
         (obs,) = batch.obs
         finals = {(t, b): i for i, (t, b) in enumerate(batch.final_index.tolist())}

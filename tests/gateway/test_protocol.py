@@ -134,6 +134,34 @@ def test_a_new_run_of_a_silent_simulator_replaces_it(free):
     assert free.desk.accounts.dropped["interrupted"] == 2
 
 
+def test_a_new_run_replaces_one_that_died_a_moment_ago(free):
+    old, new = Peer(free, b"old"), Peer(free, b"new")
+    old.hello(identity="arena-1")
+    old.step()
+    new.hello(run_id=b"n" * 16, identity="arena-1")
+    assert len(free.gateway.sessions.by_id) == 2
+    probed = [peer for peer, _ in free.tick()]
+    assert probed == [b"old"]
+    free.gateway.unreachable(b"old")  # what the socket says of a connection that is gone
+    assert [s.peer for s in free.gateway.sessions.by_id.values()] == [b"new"]
+
+
+def test_a_lost_connection_alone_ends_no_session(free):
+    peer = Peer(free)
+    peer.hello()
+    free.gateway.unreachable(b"a")
+    assert kind(peer.step()) == "Actions"
+
+
+def test_a_run_that_never_got_its_welcome_gets_the_same_session(free):
+    peer = Peer(free)
+    first = peer.hello()
+    peer.name = b"reconnected"
+    again = peer.hello()
+    assert again.session_id == first.session_id
+    assert len(free.gateway.sessions.by_id) == 1
+
+
 def test_a_restarted_server_takes_lanes_in_mid_episode(free):
     peer = Peer(free)
     peer.hello()

@@ -116,7 +116,9 @@ def test_flat_bytes_are_an_image_of_one_channel():
 
 def test_gray_of_other_than_three_channels_is_refused():
     space = Dict({"eye": Box(0, 255, (8, 8, 4), "uint8")})
-    with pytest.raises(UnsupportedSpaceError, match=r"expected 3 colour channels in observation.*, got 4"):
+    with pytest.raises(
+        UnsupportedSpaceError, match=r"expected 3 colour channels in observation.*, got 4"
+    ):
         make(space, grayscale=True)
 
 

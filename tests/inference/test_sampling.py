@@ -175,3 +175,16 @@ def test_reals_fill_bounded_boxes_and_pass_through_others():
     np.testing.assert_allclose(scale.to_simulator(z), expected)
     inside = np.array([[0.5, -0.25, 7, 2, -4]], np.float32)
     np.testing.assert_allclose(scale.from_simulator(scale.to_simulator(inside)), inside, rtol=1e-6)
+
+
+def test_choices_and_reals_of_one_action_know_nothing_of_each_other():
+    n = 50_000
+    rig = Rig(SPACES["hybrid"], n=n, same=True)
+    choice = rig.choose()
+    z = (choice.reals.astype(np.float64) - rig.normal.mean.numpy()) / rig.normal.stddev.numpy()
+    for column in choice.categories.T:
+        for option in range(column.max() + 1):
+            of_option = z[column == option]
+            error = 4.5 / np.sqrt(len(of_option))
+            assert abs(of_option.mean(0)).max() < error
+            assert abs((of_option**2).mean(0) - 1).max() < error * np.sqrt(2)

@@ -122,6 +122,7 @@ def test_a_taken_port_and_an_unknown_environment_are_named(tmp_path):
         )
     assert result.returncode == 2
     assert "taken by another program" in result.stderr
+    assert not (tmp_path / "r").exists()
     assert "Traceback" not in result.stderr
     result = command("train", "--env", "CartPoel-v1", "--stop-seconds", "60", cwd=tmp_path)
     assert result.returncode == 2
@@ -159,3 +160,19 @@ def test_train_evaluate_inspect_plot(tmp_path):
     assert json.loads(result.stdout.splitlines()[-1])["episodes"] == 3
     result = command("plot", "run", cwd=tmp_path)
     assert (tmp_path / "run" / "plot.png").stat().st_size > 10_000, result.stderr
+
+
+@pytest.mark.timeout(120)
+def test_a_learner_that_breaks_ends_the_run_with_its_reason(tmp_path):
+    arguments = ["train", "--env", "CartPole-v1", "--seed", "1", "--run-dir", "run",
+                 "--set", "training.lr=1e30", "--stop-seconds", "60"]  # fmt: skip
+    result = command(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "lr is too large" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_start_that_is_refused_leaves_no_run_behind(tmp_path):
+    refused = command("serve", "--bind", "tcp://0.0.0.0:5599", "--run-dir", "run", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert not (tmp_path / "run").exists()
