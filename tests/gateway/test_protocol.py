@@ -12,6 +12,7 @@ from sim_clients.protocol import (
     Discrete,
     Error,
     GroupSpec,
+    Hello,
     MultiDiscrete,
     Ping,
     Pong,
@@ -138,10 +139,10 @@ def test_a_new_run_replaces_one_that_died_a_moment_ago(free):
     old, new = Peer(free, b"old"), Peer(free, b"new")
     old.hello(identity="arena-1")
     old.step()
-    new.hello(run_id=b"n" * 16, identity="arena-1")
+    hello = Hello(1, ("test", "1"), b"n" * 16, None, "arena-1", (), None, new.specs, {})
+    spoken_to = [peer for peer, _ in free.tick((b"new", encode(hello)))]
+    assert spoken_to == [b"new", b"old"], "a welcome, and a probe"
     assert len(free.gateway.sessions.by_id) == 2
-    probed = [peer for peer, _ in free.tick()]
-    assert probed == [b"old"]
     free.gateway.unreachable(b"old")  # what the socket says of a connection that is gone
     assert [s.peer for s in free.gateway.sessions.by_id.values()] == [b"new"]
 
