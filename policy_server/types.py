@@ -37,6 +37,26 @@ class PolicySpaces:
     mask: bool = False  # every observation comes with an action mask
 
 
+@dataclass(frozen=True, slots=True)
+class _LeafPlan:
+    """What `ActionLayout.to_leaves` must know of a leaf, found out once."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    size: int
+    real: bool
+    start: np.ndarray | None  # None where options are counted from 0
+
+    @classmethod
+    def of(cls, leaf: Leaf) -> _LeafPlan:
+        if isinstance(leaf, Box):
+            return cls(leaf.shape, leaf.dtype, leaf.low.size, True, None)
+        start = np.reshape(getattr(leaf, "start", 0), -1)
+        return cls(
+            leaf.shape, leaf.dtype, choices(leaf).size, False, start if start.any() else None
+        )
+
+
 class ActionLayout:
     """An action space as K categoricals and D real numbers, whatever its nesting.
 
@@ -52,6 +72,7 @@ class ActionLayout:
     def __init__(self, space: Space):
         self.space = space
         self.leaves: list[tuple[str, Leaf]] = leaves(space)
+        self._plan = [_LeafPlan.of(leaf) for _, leaf in self.leaves]
         none = np.zeros(0, np.int64)
         self.nvec = np.concatenate([choices(leaf) for _, leaf in self.leaves] or [none])
         boxes = [leaf for _, leaf in self.leaves if isinstance(leaf, Box)]
@@ -76,21 +97,18 @@ class ActionLayout:
     def to_leaves(self, categories: np.ndarray, reals: np.ndarray) -> list[np.ndarray]:
         """`[n, K]`, `[n, D]` -> one contiguous column per leaf, `[n, *shape]`, wire dtype."""
         columns, k, d, n = [], 0, 0, len(categories)
-        for _, leaf in self.leaves:
-            if isinstance(leaf, Box):
-                size = leaf.low.size
-                column = reals[:, d : d + size]
+        for leaf in self._plan:
+            if leaf.real:
+                column = reals[:, d : d + leaf.size]
                 if leaf.dtype.kind in "ui":
                     column = np.rint(column)
-                d += size
+                d += leaf.size
             else:
-                size = choices(leaf).size
-                column = categories[:, k : k + size]
-                start = getattr(leaf, "start", 0)
-                if np.any(start):
-                    column = column + np.reshape(start, -1)
-                k += size
-            columns.append(np.ascontiguousarray(column.reshape((n, *leaf.shape)), dtype=leaf.dtype))
+                column = categories[:, k : k + leaf.size]
+                if leaf.start is not None:
+                    column = column + leaf.start
+                k += leaf.size
+            columns.append(np.ascontiguousarray(column.reshape((n, *leaf.shape)), leaf.dtype))
         return columns
 
     def from_leaves(self, columns: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -79,7 +79,7 @@ class LearnerHandle(Protocol):
     def ready(self) -> bool: ...
 
 
-@dataclass
+@dataclass(slots=True)
 class Work:
     """Rows on their way through a tick."""
 
@@ -158,7 +158,7 @@ class PolicyDesk:
         """Content of the columns, and whether it fits the lanes' state. Raises RowError."""
         self.reader.check(columns)
         slots, flags = columns.slots, columns.flags
-        if self.ledger.busy[slots].any():
+        if np.count_nonzero(self.ledger.busy[slots]):
             row = int(np.flatnonzero(self.ledger.busy[slots])[0])
             raise RowError(
                 row,
@@ -166,6 +166,8 @@ class PolicyDesk:
                 "expected no request while the lane's last one waits for its reply",
             )
         opened = self.ledger.open[slots]
+        if np.count_nonzero(opened) == len(slots):
+            return
         idle = ~opened & ((flags & (Flag.FIRST | Flag.CONTINUED)) == 0)
         ended = ~opened & ((flags & Flag.ENDED) != 0)
         wrong = idle | ended
@@ -183,7 +185,7 @@ class PolicyDesk:
     def look(self, columns: Columns) -> Work:
         """Preprocesses; from here on the rows count as seen."""
         slots, flags = columns.slots, columns.flags
-        if not flags.any():
+        if columns.quiet:
             obs = self.served.see(columns.observations, slots, flags.view(bool), self.trains)
             return Work(slots, columns, obs, columns.mask, None)
         work = Work(slots, columns, (), columns.mask, None)
@@ -227,7 +229,7 @@ class PolicyDesk:
         ledger, slots, flags = self.ledger, columns.slots, columns.flags
         if columns.executed is not None:
             self._replace_executed(columns)
-        if not flags.any():  # by far the most frequent tick: everybody just goes on
+        if columns.quiet:  # by far the most frequent tick: everybody just goes on
             nobody = flags.view(bool)
             ledger.step(slots, columns.rewards)
             self.store.complete(slots, columns.rewards, nobody, nobody, work.obs)

@@ -23,7 +23,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
-from msgpack import packb
+from msgpack import Packer
 
 from policy_server.config import EvaluationConfig, MultiAgentConfig, ServerConfig
 from policy_server.errors import PolicyServerError
@@ -59,7 +59,7 @@ Frames = list[tuple[bytes, bytes]]
 """(peer, frame) pairs."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Request:
     """One STEP on its way.
 
@@ -76,6 +76,7 @@ class Request:
     parts: list[tuple[int, PolicyDesk, Part]]
     work: list[Work] = field(default_factory=list)
     spans: list[int] = field(default_factory=list)
+    entry: list[Any] = field(default_factory=list)  # of its session's replies
     told: float = 0.0  # when it will be told (again) that it waits
 
 
@@ -108,6 +109,7 @@ class Gateway:
         self.draining = False
         self.failure: str | None = None
         self._make_desk = make_desk
+        self._pack = Packer().pack
         self._expected_sessions = expected_sessions
         self._training = False
         self._targets: dict[str, int] | None = None  # updates after which training rests
@@ -345,7 +347,8 @@ class Gateway:
         for request in requests:
             session = request.session
             session.seq = request.seq
-            session.replies.append([request.seq, request.frame, None])
+            request.entry = [request.seq, request.frame, None]
+            session.replies.append(request.entry)
 
     def _look_and_act(
         self,
@@ -358,8 +361,7 @@ class Gateway:
         wanting: dict[PolicyDesk, np.ndarray] = {}
         for desk, columns in checked:
             work = works[desk] = desk.look(columns)
-            wants = desk.wants(work.slots)
-            if columns.flags.any() or wants.any():
+            if not columns.quiet or np.count_nonzero(desk.wants(work.slots)):
                 desk.settle(work)
                 wants = desk.wants(work.slots)
                 if work.acting is not None:
@@ -463,12 +465,9 @@ class Gateway:
                 ]
                 steps = max(steps, n)
             self.env_steps += self._steps_begun(request, works) if leaving else steps
-            reply = packb([ACTIONS, request.seq, epoch, groups])
-            session = request.session
-            for entry in session.replies:
-                if entry[0] == request.seq:
-                    entry[2] = reply
-            out.append((session.peer, reply))
+            reply = self._pack([ACTIONS, request.seq, epoch, groups])
+            request.entry[2] = reply
+            out.append((request.session.peer, reply))
 
     @staticmethod
     def _steps_begun(request: Request, works: dict[PolicyDesk, Work]) -> int:

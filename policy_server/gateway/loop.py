@@ -9,6 +9,7 @@ import contextlib
 import gc
 import os
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import zmq
@@ -106,7 +107,7 @@ class RouterLoop:
         while self._running:
             # 1. Whatever came is answered.
             events = poll(round(gateway.patience_s * 1000))
-            inbox = self._drain() if events else []
+            inbox = self._drain(events) if events else []
             now = clock()
             for peer in self.send(gateway.answer(inbox, now)):
                 gateway.unreachable(peer)
@@ -121,24 +122,23 @@ class RouterLoop:
         self._running = False
         self.wake()
 
-    def _drain(self) -> Frames:
+    def _drain(self, events: list[tuple[Any, int]]) -> Frames:
         """Everything that waits, up to a bound. Two plain `recv` per message, no multipart."""
         inbox: Frames = []
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._reader, 4096)
+        for source, _ in events:
+            if source == self._reader:
+                os.read(self._reader, 4096)
         recv, again = self._socket.recv, zmq.Again
-        more = self._socket.getsockopt
+        more, nowait, rcvmore = self._socket.getsockopt, int(zmq.NOBLOCK), zmq.RCVMORE
         try:
             while len(inbox) < MAX_DRAIN:
-                peer = recv(zmq.NOBLOCK)
-                if not more(zmq.RCVMORE):
-                    self.stray_frames += 1
-                    continue
-                frame = recv(zmq.NOBLOCK)
-                if more(zmq.RCVMORE):
+                peer = recv(nowait)
+                # A ROUTER never gives an identity without a part behind it.
+                frame = recv(nowait)
+                if more(rcvmore):
                     # A message is one frame. Whatever else came is skipped, and refused as a whole.
-                    while more(zmq.RCVMORE):
-                        recv(zmq.NOBLOCK)
+                    while more(rcvmore):
+                        recv(nowait)
                         self.stray_frames += 1
                     frame = b""
                 inbox.append((peer, frame))
@@ -150,11 +150,12 @@ class RouterLoop:
         """Replies and events. On the gateway's thread, or when the loop has ended. Returns the
         peers that are gone."""
         gone: list[bytes] = []
-        send, more = self._socket.send, zmq.SNDMORE | zmq.NOBLOCK
+        send, nowait = self._socket.send, int(zmq.NOBLOCK)
+        more = int(zmq.SNDMORE) | nowait
         for peer, frame in frames:
             try:
                 send(peer, more)
-                send(frame, zmq.NOBLOCK)
+                send(frame, nowait)
             except zmq.ZMQError as error:
                 # Gone (EHOSTUNREACH) or not reading (EAGAIN): it will come back and ask again.
                 if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):

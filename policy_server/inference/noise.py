@@ -10,6 +10,7 @@ Generators, OOPSLA 2014), used as a counter-based generator.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
+_UNIT = 1.0 / 2**32
 _S30, _S27, _S31, _S32 = (np.uint64(n) for n in (30, 27, 31, 32))
 
 
@@ -39,9 +41,23 @@ def uniforms(keys: np.ndarray, counters: np.ndarray, width: int) -> np.ndarray:
     Shapes: `keys` uint64[n], `counters` uint64[n] (how many actions the lane had) -> float64
     `[n, width]`.
     """
-    positions = counters[:, None] * np.uint64(width) + np.arange(1, width + 1, dtype=np.uint64)
-    bits = _mix(keys[:, None] + positions * _GAMMA)
-    return (bits >> _S32) * (1.0 / 2**32)
+    ahead, stride = _steps(width)
+    bits = (counters * stride + keys)[:, None] + ahead
+    # In place: at a few rows the allocations are most of the cost.
+    bits ^= bits >> _S30
+    bits *= _MIX1
+    bits ^= bits >> _S27
+    bits *= _MIX2
+    bits ^= bits >> _S31
+    bits >>= _S32
+    return bits * _UNIT
+
+
+@functools.cache
+def _steps(width: int) -> tuple[np.ndarray, np.uint64]:
+    # Sums and products wrap at 2**64, so the counter's share can be multiplied out beforehand.
+    ahead = np.arange(1, width + 1, dtype=np.uint64) * _GAMMA
+    return ahead, np.uint64(width * int(_GAMMA) % 2**64)
 
 
 def normals(uniform: np.ndarray) -> np.ndarray:

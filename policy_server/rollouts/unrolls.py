@@ -154,7 +154,7 @@ class UnrollStore:
         """
         rows = self.base[lanes]
         fresh = rows == NONE
-        if fresh.any():
+        if np.count_nonzero(fresh):
             new = lanes[fresh]
             if len(self._free) < len(new):
                 self._grow(len(new))
@@ -203,19 +203,21 @@ class UnrollStore:
         `next_obs` is what the lane sees now: the bootstrap observation of a full unroll.
         """
         self.pending[lanes] = False
-        recording = self.base[lanes] != NONE
-        if not recording.all():
-            lanes, rewards = lanes[recording], rewards[recording]
+        base = self.base[lanes]
+        recording = base != NONE
+        if np.count_nonzero(recording) != len(lanes):
+            lanes, rewards, base = lanes[recording], rewards[recording], base[recording]
             terminated, truncated = terminated[recording], truncated[recording]
             next_obs = tuple(leaf[recording] for leaf in next_obs)
         t = self.t[lanes]
-        rows = self.base[lanes] + t
+        rows = base + t
         self.rewards[rows] = rewards
         self.terminated[rows] = terminated
         self.truncated[rows] = truncated
-        self.t[lanes] = t + 1
-        full = t + 1 == self.length
-        if full.any():
+        t += 1
+        self.t[lanes] = t
+        full = t == self.length
+        if np.count_nonzero(full):
             self.finish(lanes[full], tuple(leaf[full] for leaf in next_obs))
 
     def add_final(self, lane: int, final_obs: Leaves) -> None:

@@ -6,14 +6,14 @@ import threading
 
 import numpy as np
 import pytest
-from tests.integration.live import LiveWorld, Player, live
-from tests.integration.processes import free_port
 
 from sim_clients.client import Client, Group
 from sim_clients.episodes import EpisodeClient
 from sim_clients.gymnasium import run_gymnasium
 from sim_clients.pettingzoo import run_pettingzoo
 from sim_clients.protocol import Box, Discrete
+from tests.integration.live import LiveWorld, Player, live
+from tests.integration.processes import free_port
 
 
 def start(world):
