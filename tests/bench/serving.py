@@ -23,6 +23,7 @@ class Swallower:
 
     state_name = "learning"
     pid = None
+    ready = True
 
     def __init__(self, policy: str, weights: np.ndarray):
         self._policy, self._weights = policy, weights
