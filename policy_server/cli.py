@@ -392,7 +392,7 @@ def inspect(checkpoint: Path, as_json: bool) -> None:
 
 @main.command()
 @click.option(
-    "--stop-steps", type=int, default=100_000, show_default=True, help="Environment steps."
+    "--stop-steps", type=int, default=80_000, show_default=True, help="Environment steps."
 )
 @click.option(
     "--run-dir", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True
