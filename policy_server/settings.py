@@ -187,8 +187,7 @@ def _check_env(env: Any) -> None:
     if env is not None and not isinstance(env, str):
         raise ConfigError(
             f"environment.env: expected a name, got {env!r:.60}: simulators run in processes of "
-            'their own and import the environment there, so register it and give "module:Id-v0", '
-            'or give the importable "module:Class".'
+            'their own and import the environment there, so register it and give "module:Id-v0".'
         )
 
 

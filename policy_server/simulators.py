@@ -36,6 +36,8 @@ def command(settings: Settings, index: int, address: str) -> list[str]:
     options = ["--num-envs", lanes, *common]
     if kwargs:
         options += ["--env-kwargs", json.dumps(kwargs)]
+    if settings.environment.action_mask:
+        options.append("--action-mask")
     if env.startswith("pettingzoo:"):
         return [
             sys.executable,
@@ -44,8 +46,6 @@ def command(settings: Settings, index: int, address: str) -> list[str]:
             env.removeprefix("pettingzoo:"),
             *options,
         ]
-    if settings.environment.action_mask:
-        options.append("--action-mask")
     return [sys.executable, "-m", "sim_clients.gymnasium", env, *options]
 
 

@@ -399,17 +399,17 @@ class Gateway:
         now: float,
     ) -> list[Request]:
         """Requests that may not act yet leave the tick; their rows leave the works."""
-        going, staying = [], []
-        early = self._holds_everything()
+        going: list[Request] = []
+        staying: list[Request] = []
         refusing: list[PolicyDesk | None] = []  # per request that stays
+        early = self._holds_everything()
         for request in requests:
-            refused = None
+            asked: dict[PolicyDesk, int] = {}
             for (_, desk, part), at in zip(request.parts, request.spans, strict=True):
-                if early or refused or desk not in wanting:
-                    continue
-                count = int(wanting[desk][at : at + part.rows].sum())
-                if count and not desk.collector.grant(count, now):
-                    refused = desk
+                if desk in wanting:
+                    count = int(wanting[desk][at : at + part.rows].sum())
+                    asked[desk] = asked.get(desk, 0) + count
+            refused = None if early else _grant(asked, now)
             if early or refused:
                 staying.append(request)
                 refusing.append(refused)
@@ -425,8 +425,7 @@ class Gateway:
                 work = _rows(works[desk], rows)
                 request.work.append(work)
                 desk.hold(work.slots, work.obs)
-                if desk is refused and desk.cut(work.slots):
-                    self._released = True
+            self._cut(request, refused)
             request.told = now + FIRST_WAIT_S
         self._held.extend(staying)
         keep = {desk: np.zeros(len(work.slots), bool) for desk, work in works.items()}
@@ -509,14 +508,24 @@ class Gateway:
         self._tell_waiting(now, out)
 
     def _granted(self, request: Request, now: float) -> bool:
+        asked: dict[PolicyDesk, int] = {}
         for (_, desk, _), work in zip(request.parts, request.work, strict=True):
             wants = desk.wants(work.slots)
             if work.acting is not None:
                 wants &= work.acting
-            count = int(wants.sum())
-            if count and not desk.collector.grant(count, now):
-                return False
-        return True
+            asked[desk] = asked.get(desk, 0) + int(wants.sum())
+        refused = _grant(asked, now)
+        self._cut(request, refused)
+        return refused is None
+
+    def _cut(self, request: Request, refused: PolicyDesk | None) -> None:
+        """The lanes of a request that waits for a batch to fill end their unrolls, at all its
+        desks: else two batches could wait for each other's lanes."""
+        if refused is None or not refused.collector.collecting:
+            return
+        for (_, desk, _), work in zip(request.parts, request.work, strict=True):
+            if desk.cut(work.slots):
+                self._released = True
 
     def _tell_waiting(self, now: float, out: Frames) -> None:
         for request in self._held:
@@ -664,6 +673,17 @@ class Gateway:
             "training": self._training,
             "failure": self.failure,
         }
+
+
+def _grant(asked: dict[PolicyDesk, int], now: float) -> PolicyDesk | None:
+    """Grants a request the unrolls it wants of each desk: all, or none and the one that refused."""
+    wanted = {desk: unrolls for desk, unrolls in asked.items() if unrolls}
+    for desk in wanted:
+        if not desk.collector.would_grant(now):
+            return desk
+    for desk, unrolls in wanted.items():
+        desk.collector.grant(unrolls)
+    return None
 
 
 def _lane_slots(lanes: Any, slots: np.ndarray, spec: GroupSpec) -> tuple[int, bytes]:

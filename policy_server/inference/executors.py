@@ -98,7 +98,7 @@ _ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "relu": lambda x: np.maximum(x, 0.0, out=x),
     "leaky_relu": lambda x: np.where(x > 0, x, np.float32(0.01) * x),
     "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))),
-    "silu": lambda x: x / (1.0 + np.exp(-x)),
+    "silu": lambda x: x / (1.0 + np.exp(np.minimum(-x, np.float32(80.0)))),
     "identity": lambda x: x,
 }
 

@@ -113,7 +113,7 @@ class LeafPreprocessor:
         if self.image and rows.ndim == 3:
             rows = rows[..., None]
         if self.resize:
-            # Area averaging: every source pixel counts once.
+            # Area averaging: each pixel is the mean of the source pixels it covers.
             frames = torch.from_numpy(rows.astype(np.float32)).permute(0, 3, 1, 2)
             frames = torch.nn.functional.interpolate(frames, self.config.resize, mode="area")
             seen = frames.permute(0, 2, 3, 1).numpy()

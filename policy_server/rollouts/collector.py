@@ -62,8 +62,13 @@ class Collector:
         store = self.store
         return (store.base[lanes] == NONE) | (store.t[lanes] + store.pending[lanes] >= store.length)
 
-    def grant(self, unrolls: int, now: float) -> bool:
-        """May `unrolls` more begin? All or none; counted until `tick_done`."""
+    @property
+    def collecting(self) -> bool:
+        """A batch is being filled."""
+        return not (self.learning or self.paused)
+
+    def would_grant(self, now: float) -> bool:
+        """May more unrolls begin?"""
         if not self.synchronous:
             return True
         if self.learning or self.paused:
@@ -73,11 +78,14 @@ class Collector:
             self.store.finished_steps + self.store.open_unrolls * self.store.length + self._granted
         )
         if promised < self.batch_steps or self._lifted(now):
-            self._granted += unrolls * self.store.length
             return True
         if self._waiting_since is None:
             self._waiting_since = now
         return False
+
+    def grant(self, unrolls: int) -> None:
+        """So many more begin in this tick."""
+        self._granted += unrolls * self.store.length
 
     def tick_done(self) -> None:
         self._granted = 0

@@ -154,7 +154,7 @@ def test_an_algorithm_is_needed(algorithm: Any) -> None:
 
 @pytest.mark.parametrize("env", [print, gymnasium.Env, lambda: None])
 def test_environments_are_named_not_handed_over(env: Any) -> None:
-    with pytest.raises(ConfigError, match=r'"module:Id-v0", or give the importable "module:Class"'):
+    with pytest.raises(ConfigError, match=r'give "module:Id-v0"'):
         make(environment={"env": env})
 
 

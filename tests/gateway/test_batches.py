@@ -1,0 +1,90 @@
+"""Synchronous batches fill without anybody waiting for a clock."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from tests.gateway.wire import SPEC, Peer
+
+from sim_clients.protocol import Flag, Step, StepGroup, decode, encode
+
+RED, BLUE = SPEC._replace(name="red", lanes=3), SPEC._replace(name="blue", lanes=3)
+NEVER = {"collection": {"straggler_s": 1e9}}
+SHARED = {"policies": {"one": {}}, "policy_mapping": {"*": "one"}}
+APART = {
+    "policies": {
+        "one": {"training": {"train_batch_size": 64}},
+        "two": {"training": {"train_batch_size": 100, "minibatch_size": 50}},
+    },
+    "policy_mapping": {"red": "one", "blue": "two"},
+}
+
+
+class Fleet:
+    """Simulators of two groups whose lanes end, leave and return as they like."""
+
+    def __init__(self, world, simulators, seed):
+        self.rng = random.Random(seed)
+        self.world = world
+        self.open = {}
+        self.peers = []
+        for i in range(simulators):
+            peer = Peer(world, b"sim-%d" % i, (RED, BLUE))
+            peer.hello(run_id=bytes([i]) * 16)
+            self.peers.append(peer)
+        self.waiting = set()
+        for auditor in world.auditors.values():
+            auditor.audit = lambda batch: None
+
+    def group(self, peer, name):
+        rows, flags = [], []
+        for lane in range(3):
+            key = (peer.name, name, lane)
+            fate = self.rng.random()
+            if not self.open.get(key):
+                if fate < 0.5:
+                    continue  # stays idle
+                flag = Flag.FIRST
+            elif fate < 0.05:
+                flag = Flag.TERMINATED | Flag.LEAVING
+            elif fate < 0.1:
+                flag = Flag.TERMINATED | Flag.FIRST
+            else:
+                flag = 0
+            rows.append(lane)
+            flags.append(flag)
+            self.open[key] = not flag & Flag.LEAVING
+        n = len(rows)
+        obs = np.zeros((n, 3), "<f4").tobytes()
+        lanes = np.array(rows, "<u4").tobytes()
+        return StepGroup(lanes, bytes(flags), b"\0" * (4 * n), [obs], None)
+
+    def tick(self):
+        inbox = []
+        for peer in self.peers:
+            if peer not in self.waiting and self.rng.random() < 0.8:
+                peer.seq += 1
+                groups = [self.group(peer, "red"), self.group(peer, "blue")]
+                inbox.append((peer.name, encode(Step(peer.seq, groups))))
+                self.waiting.add(peer)
+        for name, frame in self.world.tick(*inbox):
+            message = decode(frame)
+            assert type(message).__name__ != "Error", message
+            if type(message).__name__ == "Actions":
+                self.waiting -= {peer for peer in self.peers if peer.name == name}
+
+
+@pytest.mark.parametrize("multi_agent", [SHARED, APART], ids=["one policy", "two policies"])
+@pytest.mark.parametrize("seed", range(3))
+def test_lanes_out_of_step_never_wait_for_each_other(world, multi_agent, seed):
+    w = world(multi_agent=multi_agent, **NEVER)
+    fleet = Fleet(w, 3, seed)
+    w.gateway.train(None)
+    for _ in range(1500):
+        fleet.tick()
+        w.balances()
+    for desk in w.gateway.desks.values():
+        assert desk.updates > 20, "the batches fill"
+        assert desk.accounts.dropped["stale_policy"] == 0, "and nothing is cut in flight"
