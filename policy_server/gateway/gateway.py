@@ -463,20 +463,24 @@ class Gateway:
                     [data[at * size : (at + n) * size] for data, size in columns[desk]],
                 ]
                 steps = max(steps, n)
-            self.env_steps += self._steps_begun(request, works) if leaving else steps
+            several = len(request.parts) > 1 and any(p.lanes for _, _, p in request.parts)
+            uneven = leaving or several
+            self.env_steps += self._environments(request, works) if uneven else steps
             reply = self._pack([ACTIONS, request.seq, epoch, groups])
             request.entry[2] = reply
             out.append((request.session.peer, reply))
 
     @staticmethod
-    def _steps_begun(request: Request, works: dict[PolicyDesk, Work]) -> int:
-        """Lane i of all groups of a session is one environment: its steps count once."""
-        most = 0
+    def _environments(request: Request, works: dict[PolicyDesk, Work]) -> int:
+        """How many step: lane i of all groups of a session is one environment."""
+        acting_lanes: set[int] = set()
         for (_, desk, part), at in zip(request.parts, request.spans, strict=True):
+            lanes = np.arange(part.rows) if part.lanes is None else np.frombuffer(part.lanes, "<u4")
             acting = works[desk].acting
-            rows = part.rows if acting is None else int(acting[at : at + part.rows].sum())
-            most = max(most, rows)
-        return most
+            if acting is not None:
+                lanes = lanes[acting[at : at + part.rows]]
+            acting_lanes.update(lanes.tolist())
+        return len(acting_lanes)
 
     def _release_held(self, now: float, out: Frames) -> None:
         """Requests that waited and need not any more."""

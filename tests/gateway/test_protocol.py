@@ -236,6 +236,16 @@ def test_environment_steps_count_an_environment_once(free):
     peer.send(encode(Step(1, [group, group])))
     assert free.gateway.env_steps == 2
     assert free.desk.accounts.accepted == 4
+    rows = [np.array([lane], "<u4").tobytes() for lane in (0, 1)]
+    alone = [
+        group._replace(lanes=r, flags=b"\0", rewards=b"\0" * 4, observations=[b"\0" * 12])
+        for r in rows
+    ]
+    peer.send(encode(Step(2, alone)))
+    assert free.gateway.env_steps == 4, "two different environments"
+    gone = group._replace(flags=b"\x0a\0")
+    peer.send(encode(Step(3, [gone, gone])))
+    assert free.gateway.env_steps == 5, "one of them ended and stayed idle"
 
 
 BAD = {
