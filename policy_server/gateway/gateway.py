@@ -484,18 +484,17 @@ class Gateway:
 
     def _release_held(self, now: float, out: Frames) -> None:
         """Requests that waited and need not any more."""
-        if not self._released and not any(
-            desk.collector.synchronous and not desk.collector.learning
-            for desk in self.desks.values()
-        ):
+        early = self._holds_everything()
+        hopeless = all(desk.collector.learning for desk in self.desks.values())
+        if early or (hopeless and not self._released):
+            self._released |= early  # look again when it is over
             self._tell_waiting(now, out)
             return
         self._released = False
-        early = self._holds_everything()
         going: list[Request] = []
         staying: list[Request] = []
         for request in self._held:
-            (staying if early or not self._granted(request, now) else going).append(request)
+            (going if self._granted(request, now) else staying).append(request)
         self._held = staying
         if going:
             for request in going:
@@ -568,7 +567,9 @@ class Gateway:
     @property
     def patience_s(self) -> float:
         """How long the loop may sleep when nothing comes."""
-        if self._deferred or self._commands or (self._released and self._held):
+        if self._deferred or self._commands:
+            return 0.0
+        if self._released and self._held and not self._holds_everything():
             return 0.0
         return 0.02 if self._held else 0.2
 

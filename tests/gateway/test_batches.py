@@ -6,9 +6,9 @@ import random
 
 import numpy as np
 import pytest
-from tests.gateway.wire import SPEC, Peer
 
 from sim_clients.protocol import Flag, Step, StepGroup, decode, encode
+from tests.gateway.wire import SPEC, Peer
 
 RED, BLUE = SPEC._replace(name="red", lanes=3), SPEC._replace(name="blue", lanes=3)
 NEVER = {"collection": {"straggler_s": 1e9}}

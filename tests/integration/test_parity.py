@@ -185,3 +185,22 @@ def test_frozen_policies_play_and_do_not_learn():
     assert policies["policy2"]["version"] == 0
     assert policies["policy2"]["accounting"]["dropped"]["frozen"] >= 1200
     assert result["accounting"]["balance"] == 0
+
+
+@pytest.mark.timeout(180)
+def test_asynchronous_collection_learns_over_sockets():
+    built = (
+        PPOConfig().environment("CartPole-v1").preset().collection(mode="async", fragment_length=32)
+        .server(seed=2, bind="tcp://127.0.0.1:*").build()
+    )  # fmt: skip
+    with built as algorithm:
+        for _ in range(60):
+            result = algorithm.train()
+    accounting = result["accounting"]
+    assert result["episode_return_mean"] > 60, "three times random play"
+    assert accounting["balance"] == 0
+    assert accounting["trained"] >= 60 * 512
+    policy = result["policies"]["default_policy"]
+    assert policy["version"] == 60
+    # On real clocks some steps are of an older version than their batch's newest.
+    assert policy["metrics"]["first_ratio_error"] < 10
