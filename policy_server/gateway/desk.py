@@ -14,7 +14,6 @@ Lives on the gateway's thread.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +23,7 @@ from policy_server.config import CollectionConfig
 from policy_server.gateway.columns import ColumnReader, Columns, RowError
 from policy_server.gateway.evaluation import Evaluation
 from policy_server.gateway.ledger import EpisodeLedger
+from policy_server.gateway.work import Work
 from policy_server.rollouts.accounting import Accounts, Drop
 from policy_server.rollouts.collector import Collector
 from policy_server.rollouts.unrolls import NONE, RowLayout, UnrollStore
@@ -77,19 +77,6 @@ class LearnerHandle(Protocol):
     def pid(self) -> int | None: ...
     @property
     def ready(self) -> bool: ...
-
-
-@dataclass(slots=True)
-class Work:
-    """Rows on their way through a tick."""
-
-    slots: np.ndarray
-    columns: Columns | None  # None once settled
-    obs: Leaves
-    mask: np.ndarray | None
-    acting: np.ndarray | None  # bool[n], rows that want an action; None: all
-    finals: dict[int, Leaves] = field(default_factory=dict)  # slot -> true final observation
-    choice: Any = None
 
 
 class PolicyDesk:

@@ -18,7 +18,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -28,8 +27,11 @@ from msgpack import Packer
 from policy_server.config import EvaluationConfig, MultiAgentConfig, ServerConfig
 from policy_server.errors import PolicyServerError
 from policy_server.gateway.columns import Columns, Part, RowError
-from policy_server.gateway.desk import PolicyDesk, Work
+from policy_server.gateway.desk import PolicyDesk
+from policy_server.gateway.request import Request, environments, place, read_request
 from policy_server.gateway.session import Session, SessionTable, error_frame
+from policy_server.gateway.waiting import WaitingRoom
+from policy_server.gateway.work import Work
 from policy_server.types import PolicySpaces
 from sim_clients.protocol import (
     Bye,
@@ -51,33 +53,8 @@ log = logging.getLogger(__name__)
 
 STEP = int(MessageType.STEP)
 ACTIONS = int(MessageType.ACTIONS)
-FIRST_WAIT_S = 0.25
-"""A request that waits this long is told so, and again every `WAIT_EVERY_S`."""
-WAIT_EVERY_S = 1.0
-
 Frames = list[tuple[bytes, bytes]]
 """(peer, frame) pairs."""
-
-
-@dataclass(slots=True)
-class Request:
-    """One STEP on its way.
-
-    Attributes:
-        parts: (index of the group, its desk, its rows).
-        work: per part, once it was held: its settled rows.
-        spans: per part, first row in its desk's columns of this tick.
-    """
-
-    session: Session
-    seq: int
-    frame: bytes
-    groups: int
-    parts: list[tuple[int, PolicyDesk, Part]]
-    work: list[Work] = field(default_factory=list)
-    spans: list[int] = field(default_factory=list)
-    entry: list[Any] = field(default_factory=list)  # of its session's replies
-    told: float = 0.0  # when it will be told (again) that it waits
 
 
 class Gateway:
@@ -113,13 +90,12 @@ class Gateway:
         self._expected_sessions = expected_sessions
         self._training = False
         self._targets: dict[str, int] | None = None  # updates after which training rests
-        self._held: list[Request] = []
         self._deferred: Frames = []
         self._probes: Frames = []
         self._answered: list[tuple[PolicyDesk, Work]] = []
         self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self.waiting = WaitingRoom()
         self._waiters: list[tuple[Callable[[], bool], Future[None]]] = []
-        self._released = False  # something happened that may let held requests go
 
     # -- desks --------------------------------------------------------------------------------
 
@@ -176,8 +152,11 @@ class Gateway:
         if self._probes:
             out += self._probes
             self._probes.clear()
-        if self._held:
-            self._release_held(now, out)
+        if self.waiting:
+            going, works = self.waiting.release(now, self._closed())
+            if going:
+                self._act(going, works, out)
+            out += self.waiting.tell(now)
         if requests:
             checked = self._check(requests, out)
             self._look_and_act(requests, checked, now, out)
@@ -219,7 +198,7 @@ class Gateway:
                     self.messages["duplicate"] += 1
                     out.append((peer, reply or encode(Event(EventKind.WAIT, seq, {}))))
                     continue
-                requests.append(self._request(session, seq, data[2], frame))
+                requests.append(read_request(session, seq, data[2], frame))
                 speaking.add(peer)
             except ProtocolError as error:
                 self._reject(error.code)
@@ -276,40 +255,12 @@ class Gateway:
         if session is not None and session.contested:
             self.sessions.end(session, "replaced by a new run")
 
-    @staticmethod
-    def _request(session: Session, seq: int, groups: Any, frame: bytes) -> Request:
-        if type(groups) is not list or len(groups) != len(session.groups):
-            raise ProtocolError(
-                ErrorCode.MALFORMED,
-                f"expected STEP with {len(session.groups)} groups, in the order of HELLO.",
-            )
-        parts = []
-        for i, (group, seat) in enumerate(zip(groups, session.groups, strict=True)):
-            if group is None:
-                continue
-            if type(group) is not list or len(group) != 5:
-                raise ProtocolError(
-                    ErrorCode.MALFORMED,
-                    f"group '{seat.spec.name}': expected [lanes, flags, rewards, observations, extras].",
-                )
-            lanes, flags, rewards, observations, extras = group
-            if lanes is None:
-                rows, slots = seat.spec.lanes, seat.all_slots
-            else:
-                rows, slots = _lane_slots(lanes, seat.slots, seat.spec)
-            part = Part(seat.spec.name, rows, lanes, slots, flags, rewards, observations, extras)
-            seat.desk.reader.check_lengths(part, seat.leaf_bytes)
-            if rows:
-                parts.append((i, seat.desk, part))
-        return Request(session, seq, frame, len(groups), parts)
-
     def _check(self, requests: list[Request], out: Frames) -> list[tuple[PolicyDesk, Columns]]:
         """Columns per desk, every row of them good; requests with a bad row leave the list."""
         while True:
             parts: dict[PolicyDesk, list[Part]] = {}
             owners: dict[PolicyDesk, list[Request]] = {}
             for request in requests:
-                request.spans.clear()
                 for _, desk, part in request.parts:
                     mine = parts.setdefault(desk, [])
                     mine.append(part)
@@ -368,79 +319,25 @@ class Gateway:
                     wants &= work.acting
                 if wants.any():
                     wanting[desk] = wants
-        offsets = dict.fromkeys(works, 0)
-        for request in requests:
-            for _, desk, part in request.parts:
-                request.spans.append(offsets[desk])
-                offsets[desk] += part.rows
-        if wanting or self._holds_everything():
-            requests = self._hold_back(requests, works, wanting, now)
+        place(requests)
+        closed = self._closed()
+        if wanting or closed:
+            requests = self.waiting.admit(requests, works, wanting, now, closed)
         if requests:
             self._act(requests, works, out)
 
-    def _holds_everything(self) -> bool:
-        """Before all simulators are there that were started for the first batch, which they
+    def _closed(self) -> bool:
+        """Nobody acts: before all simulators are there that were started for the first batch, which they
         share; before a new policy's learner is there; and while draining, so that nothing
         happens that the last checkpoint misses."""
         if self._expected_sessions and len(self.sessions.by_id) >= self._expected_sessions:
             self._expected_sessions = 0
-            self._released = True
+            self.waiting.changed = True
         if self._expected_sessions or self.draining:
             return True
         return any(
             d.updates == 0 and d.learner and not d.learner.ready for d in self.desks.values()
         )
-
-    def _hold_back(
-        self,
-        requests: list[Request],
-        works: dict[PolicyDesk, Work],
-        wanting: dict[PolicyDesk, np.ndarray],
-        now: float,
-    ) -> list[Request]:
-        """Requests that may not act yet leave the tick; their rows leave the works."""
-        going: list[Request] = []
-        staying: list[Request] = []
-        refusing: list[PolicyDesk | None] = []  # per request that stays
-        early = self._holds_everything()
-        for request in requests:
-            asked: dict[PolicyDesk, int] = {}
-            for (_, desk, part), at in zip(request.parts, request.spans, strict=True):
-                if desk in wanting:
-                    count = int(wanting[desk][at : at + part.rows].sum())
-                    asked[desk] = asked.get(desk, 0) + count
-            refused = None if early else _grant(asked, now)
-            if early or refused:
-                staying.append(request)
-                refusing.append(refused)
-            else:
-                going.append(request)
-        if not staying:
-            return going
-        for desk, work in works.items():
-            desk.settle(work)
-        for request, refused in zip(staying, refusing, strict=True):
-            for (_, desk, part), at in zip(request.parts, request.spans, strict=True):
-                rows = slice(at, at + part.rows)
-                work = _rows(works[desk], rows)
-                request.work.append(work)
-                desk.hold(work.slots, work.obs)
-            self._cut(request, refused)
-            request.told = now + FIRST_WAIT_S
-        self._held.extend(staying)
-        keep = {desk: np.zeros(len(work.slots), bool) for desk, work in works.items()}
-        for request in going:
-            for (_, desk, part), at in zip(request.parts, request.spans, strict=True):
-                keep[desk][at : at + part.rows] = True
-        for desk in works:
-            works[desk] = _rows(works[desk], keep[desk])
-        offsets = dict.fromkeys(works, 0)
-        for request in going:
-            request.spans = []
-            for _, desk, part in request.parts:
-                request.spans.append(offsets[desk])
-                offsets[desk] += part.rows
-        return going
 
     def _act(self, requests: list[Request], works: dict[PolicyDesk, Work], out: Frames) -> None:
         """One forward per policy; replies are cut out of its columns."""
@@ -465,76 +362,10 @@ class Gateway:
                 steps = max(steps, n)
             several = len(request.parts) > 1 and any(p.lanes for _, _, p in request.parts)
             uneven = leaving or several
-            self.env_steps += self._environments(request, works) if uneven else steps
+            self.env_steps += environments(request, works) if uneven else steps
             reply = self._pack([ACTIONS, request.seq, epoch, groups])
             request.entry[2] = reply
             out.append((request.session.peer, reply))
-
-    @staticmethod
-    def _environments(request: Request, works: dict[PolicyDesk, Work]) -> int:
-        """How many step: lane i of all groups of a session is one environment."""
-        acting_lanes: set[int] = set()
-        for (_, desk, part), at in zip(request.parts, request.spans, strict=True):
-            lanes = np.arange(part.rows) if part.lanes is None else np.frombuffer(part.lanes, "<u4")
-            acting = works[desk].acting
-            if acting is not None:
-                lanes = lanes[acting[at : at + part.rows]]
-            acting_lanes.update(lanes.tolist())
-        return len(acting_lanes)
-
-    def _release_held(self, now: float, out: Frames) -> None:
-        """Requests that waited and need not any more."""
-        early = self._holds_everything()
-        hopeless = all(desk.collector.learning for desk in self.desks.values())
-        if early or (hopeless and not self._released):
-            self._released |= early  # look again when it is over
-            self._tell_waiting(now, out)
-            return
-        self._released = False
-        going: list[Request] = []
-        staying: list[Request] = []
-        for request in self._held:
-            (going if self._granted(request, now) else staying).append(request)
-        self._held = staying
-        if going:
-            for request in going:
-                request.session.last_heard = now
-            works: dict[PolicyDesk, list[Work]] = {}
-            for request in going:
-                request.spans = []
-                for (_, desk, _), work in zip(request.parts, request.work, strict=True):
-                    mine = works.setdefault(desk, [])
-                    request.spans.append(sum(len(w.slots) for w in mine))
-                    mine.append(work)
-                    desk.ledger.busy[work.slots] = False
-            self._act(going, {desk: _join(mine) for desk, mine in works.items()}, out)
-        self._tell_waiting(now, out)
-
-    def _granted(self, request: Request, now: float) -> bool:
-        asked: dict[PolicyDesk, int] = {}
-        for (_, desk, _), work in zip(request.parts, request.work, strict=True):
-            wants = desk.wants(work.slots)
-            if work.acting is not None:
-                wants &= work.acting
-            asked[desk] = asked.get(desk, 0) + int(wants.sum())
-        refused = _grant(asked, now)
-        self._cut(request, refused)
-        return refused is None
-
-    def _cut(self, request: Request, refused: PolicyDesk | None) -> None:
-        """The lanes of a request that waits for a batch to fill end their unrolls, at all its
-        desks: else two batches could wait for each other's lanes."""
-        if refused is None or not refused.collector.collecting:
-            return
-        for (_, desk, _), work in zip(request.parts, request.work, strict=True):
-            if desk.cut(work.slots):
-                self._released = True
-
-    def _tell_waiting(self, now: float, out: Frames) -> None:
-        for request in self._held:
-            if now >= request.told:
-                request.told = now + WAIT_EVERY_S
-                out.append((request.session.peer, encode(Event(EventKind.WAIT, request.seq, {}))))
 
     # -- a tick, second half: finish ---------------------------------------------------------------
 
@@ -547,7 +378,7 @@ class Gateway:
             desk.collector.tick_done()
             try:
                 if desk.publish():
-                    self._released = True
+                    self.waiting.changed = True
                     self._after_update(desk)
                 desk.learn(now, self.env_steps)
             except PolicyServerError as error:
@@ -559,7 +390,7 @@ class Gateway:
 
     def expire(self, now: float) -> None:
         """Ends sessions that were silent for too long. Call it now and then."""
-        for request in self._held:  # it is we who are silent
+        for request in self.waiting.requests:  # it is we who are silent
             request.session.last_heard = now
         for session in self.sessions.expire(now):
             log.warning("simulator %s: lease expired", session.name)
@@ -569,17 +400,17 @@ class Gateway:
         """How long the loop may sleep when nothing comes."""
         if self._deferred or self._commands:
             return 0.0
-        if self._released and self._held and not self._holds_everything():
+        if self.waiting and self.waiting.changed and not self._closed():
             return 0.0
-        return 0.02 if self._held else 0.2
+        return 0.02 if self.waiting else 0.2
 
     def _release(self, session: Session, why: str) -> None:
         log.info("simulator %s left: %s", session.name, why)
-        self._held = [request for request in self._held if request.session is not session]
+        self.waiting.leave(session)
         for group in session.groups:
             group.desk.ledger.busy[group.slots] = False
             group.desk.unseat(group.slots)
-        self._released = True
+        self.waiting.changed = True
 
     # -- training and evaluation --------------------------------------------------------------------
 
@@ -614,13 +445,13 @@ class Gateway:
     def _pause(self) -> None:
         for desk in self.desks.values():
             desk.collector.paused = not self._training
-        self._released = True
+        self.waiting.changed = True
 
     def evaluate(self, episodes: int) -> None:
         """Plays evaluation episodes by every policy; training rests meanwhile."""
         for desk in self.desks.values():
             desk.evaluate(episodes, exclusive=True)
-        self._released = True
+        self.waiting.changed = True
 
     def evaluated(self) -> bool:
         return not any(desk.evaluation.active for desk in self.desks.values())
@@ -672,69 +503,12 @@ class Gateway:
             "messages": {
                 **self.messages,
                 "rejected": dict(self.rejected),
-                "waiting": len(self._held),
+                "waiting": len(self.waiting),
             },
             "policies": policies,
             "training": self._training,
             "failure": self.failure,
         }
-
-
-def _grant(asked: dict[PolicyDesk, int], now: float) -> PolicyDesk | None:
-    """Grants a request the unrolls it wants of each desk: all, or none and the one that refused."""
-    wanted = {desk: unrolls for desk, unrolls in asked.items() if unrolls}
-    for desk in wanted:
-        if not desk.collector.would_grant(now):
-            return desk
-    for desk, unrolls in wanted.items():
-        desk.collector.grant(unrolls)
-    return None
-
-
-def _lane_slots(lanes: Any, slots: np.ndarray, spec: GroupSpec) -> tuple[int, bytes]:
-    if type(lanes) is not bytes or len(lanes) % 4:
-        raise ProtocolError(
-            ErrorCode.BAD_LANE, f"group '{spec.name}': expected lanes as uint32 bin or nil."
-        )
-    numbers = np.frombuffer(lanes, "<u4")
-    if len(numbers) and numbers.max() >= spec.lanes:
-        raise ProtocolError(
-            ErrorCode.BAD_LANE,
-            f"group '{spec.name}': expected lanes below {spec.lanes}, got {numbers.max()}.",
-        )
-    if len(numbers) > 1 and len(np.unique(numbers)) != len(numbers):
-        raise ProtocolError(ErrorCode.BAD_LANE, f"group '{spec.name}': expected each lane once.")
-    return len(numbers), slots[numbers].tobytes()
-
-
-def _rows(work: Work, rows: Any) -> Work:
-    """Some rows of settled (or untouched) work."""
-    return Work(
-        work.slots[rows],
-        None,
-        tuple(leaf[rows] for leaf in work.obs),
-        None if work.mask is None else work.mask[rows],
-        None if work.acting is None else work.acting[rows],
-    )
-
-
-def _join(works: list[Work]) -> Work:
-    """Settled work of several requests as one."""
-    if len(works) == 1:
-        return works[0]
-    acting = None
-    if any(work.acting is not None for work in works):
-        acting = np.concatenate(
-            [np.ones(len(w.slots), bool) if w.acting is None else w.acting for w in works]
-        )
-    masks = [work.mask for work in works]
-    return Work(
-        np.concatenate([work.slots for work in works]),
-        None,
-        tuple(np.concatenate(leaf) for leaf in zip(*[work.obs for work in works], strict=True)),
-        None if masks[0] is None else np.concatenate(masks),  # type: ignore[arg-type]
-        acting,
-    )
 
 
 def _space_text(spaces: PolicySpaces) -> str:
