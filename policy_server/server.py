@@ -233,6 +233,7 @@ class GatewayActor:
         try:
             waiting.result(timeout_s)
         except TimeoutError:
+            waiting.cancel()
             return False
         return True
 

@@ -15,6 +15,8 @@ from policy_server.settings import Settings
 
 STOP_S = 5.0
 """Seconds to say goodbye in before a simulator is killed."""
+GUARD = "sim_clients.guard"
+"""Runs a simulator's module until that ends, or we do."""
 ARENA_OPTIONS = {"size": "--size", "steps": "--steps", "agent1": "--agent1", "agent2": "--agent2"}
 
 
@@ -52,6 +54,8 @@ def command(settings: Settings, index: int, address: str) -> list[str]:
 class SimulatorFleet:
     """The simulators of one run, each a process of its own; restarted when they die.
 
+    None outlives this process, however it ends: each holds the other end of a pipe of ours.
+
     Args:
         log_dir: their output goes to `sim-N.log` there; None: to our standard error.
     """
@@ -72,11 +76,14 @@ class SimulatorFleet:
         if self._log_dir is not None:
             self._log_dir.mkdir(parents=True, exist_ok=True)
             log = (self._log_dir / f"sim-{index}.log").open("ab")
+        python, option, *module = command(self._settings, index, self._address)
         try:
             return subprocess.Popen(
-                command(self._settings, index, self._address),
+                [python, option, GUARD, *module],
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                # Nothing is ever written: its end tells the guard that we are gone.
+                stdin=subprocess.PIPE,
+                bufsize=0,
                 stdout=log if log else sys.stderr,
                 stderr=log if log else sys.stderr,
                 # A Ctrl-C is ours: we end them when the server has drained.
@@ -100,6 +107,7 @@ class SimulatorFleet:
             code = process.poll()
             if code is None:
                 continue
+            _close_pipe(process)
             self._restarts[index] += 1
             if code == 2 or self._restarts[index] > self._settings.simulators.max_restarts:
                 raise SimulatorError(
@@ -128,7 +136,14 @@ class SimulatorFleet:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            # Only now: its end is a second SIGTERM, which would interrupt the goodbye.
+            _close_pipe(process)
         self._processes.clear()
+
+
+def _close_pipe(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def local_simulator(settings: Settings, index: int, transport: Any, clock: Any) -> Any:

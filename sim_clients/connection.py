@@ -246,9 +246,8 @@ class Connection:
         ):
             self._end(SessionRefused(ErrorCode.MALFORMED, "its WELCOME does not fit our HELLO."))
             return
-        replaced = self.session_id is not None and not (
-            welcome.resumed and welcome.session_id == self.session_id
-        )
+        first = self.session_id is None
+        replaced = not first and not (welcome.resumed and welcome.session_id == self.session_id)
         oldest = next(iter(self._pending), self.next_seq)
         if welcome.resumed and not replaced and not oldest <= welcome.next_seq <= self.next_seq:
             self._end(
@@ -259,7 +258,7 @@ class Connection:
                 )
             )
             return
-        if replaced or self.session_id is None:
+        if replaced or first:
             self.stats.sessions += 1
         self.session_id, self.epoch = welcome.session_id, welcome.epoch
         self.window, self.max_message_bytes = window, size
@@ -272,6 +271,8 @@ class Connection:
         if replaced:
             self._repeats.clear()
             self._echoes.clear()
+        if replaced or first:
+            # This session has heard none of it: one sending, so one refusal, and no echo of it.
             self.effects.extend(Send(p.frame) for p in self._pending.values())
         else:
             self._say_again()

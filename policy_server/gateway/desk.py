@@ -84,7 +84,7 @@ class PolicyDesk:
 
     Attributes:
         version: of the weights that act; grows by one with each published update.
-        env_steps: set by the gateway before each submit, for schedules.
+        updates: of the learner, those before a restart included.
     """
 
     def __init__(
@@ -179,7 +179,8 @@ class PolicyDesk:
         if columns.finals is not None:
             rows, final_columns = columns.finals
             self._keep_finals(work, slots[rows], self.served.peek(final_columns, slots[rows]))
-        first = (flags & Flag.FIRST) != 0
+        # Whoever joins in mid-episode has no frames of before either.
+        first = (flags & (Flag.FIRST | Flag.CONTINUED)) != 0
         work.obs = self.served.see(columns.observations, slots, first, self.trains)
         leaving = (flags & Flag.LEAVING) != 0
         if leaving.any():
@@ -391,7 +392,7 @@ class PolicyDesk:
         self.served.load(result.weights)
         self.version += 1
         self.updates += 1
-        self.collector.drop_stale(self.version)
+        self.collector.version = self.version
         self.results.append(result)
         return True
 
@@ -402,6 +403,10 @@ class PolicyDesk:
             lanes = np.flatnonzero(self.store.base != NONE)
             self.accounts.drop(Drop.EVALUATION, int(self.store.pending[lanes].sum()))
             self.store.finish(lanes)
+            self.collector.start_over()
+        # Lanes in the middle of an evaluation that is given up count for nothing.
+        self.ledger.complete[self.ledger.evaluating] = False
+        self.ledger.evaluating[:] = False
         self.evaluation.request(episodes, exclusive)
 
     # -- state ------------------------------------------------------------------------------------
@@ -425,6 +430,7 @@ class PolicyDesk:
         self.ledger.episodes = int(state.data["episodes"])
         self.accounts = Accounts.restore(state.data["accounts"])
         self.collector.accounts = self.accounts
+        self.collector.version = self.version
 
     def report(self) -> dict[str, Any]:
         """Numbers for the operator."""

@@ -16,7 +16,8 @@ class Evaluation:
     Attributes:
         wanted: episodes still to be started.
         running: started, not finished.
-        exclusive: nothing is trained on until it is over (the learner is at rest).
+        exclusive: nothing is trained on until the evaluation of *every* policy is over, when the
+            gateway takes it back: lanes of several policies share requests.
         always: every episode is one, without end.
         episodes: finished ones of the evaluation under way.
         last: those of the last complete evaluation.
@@ -59,6 +60,5 @@ class Evaluation:
         else:
             self.episodes.append(episode)
         if not self.active:
-            self.exclusive = False
             self.last, self.episodes = self.episodes, []
             self.completed += 1

@@ -89,6 +89,7 @@ class Gateway:
         self._pack = Packer().pack
         self._expected_sessions = expected_sessions
         self._training = False
+        self._evaluating = 0  # episodes of the evaluation asked for; 0: none
         self._targets: dict[str, int] | None = None  # updates after which training rests
         self._deferred: Frames = []
         self._probes: Frames = []
@@ -118,7 +119,11 @@ class Gateway:
         spaces = PolicySpaces(spec.observation_space, spec.action_space, spec.mask)
         desk = self.desks.get(policy)
         if desk is None:
-            return self.add_desk(policy, spaces)
+            try:
+                return self.add_desk(policy, spaces)
+            except PolicyServerError as error:
+                text = f"policy '{policy}': {error}"
+                raise ProtocolError(ErrorCode.BAD_SPACE, text, fatal=True) from error
         if desk.spaces != spaces:
             raise ProtocolError(
                 ErrorCode.SPACE_MISMATCH,
@@ -129,14 +134,11 @@ class Gateway:
         return desk
 
     def add_desk(self, policy: str, spaces: PolicySpaces) -> PolicyDesk:
-        """Opens a policy."""
-        try:
-            desk = self._make_desk(policy, spaces)
-        except PolicyServerError as error:
-            raise ProtocolError(
-                ErrorCode.BAD_SPACE, f"policy '{policy}': {error}", fatal=True
-            ) from error
+        """Opens a policy. Raises what stands in its way."""
+        desk = self._make_desk(policy, spaces)
         desk.collector.paused = not self._training
+        if self._evaluating:
+            desk.evaluate(self._evaluating, exclusive=True)
         self.desks[policy] = desk
         return desk
 
@@ -153,7 +155,7 @@ class Gateway:
             out += self._probes
             self._probes.clear()
         if self.waiting:
-            going, works = self.waiting.release(now, self._closed())
+            going, works = self.waiting.release(now, self._closed(), len(self.sessions.by_id))
             if going:
                 self._act(going, works, out)
             out += self.waiting.tell(now)
@@ -296,10 +298,7 @@ class Gateway:
     def _accept(self, requests: list[Request]) -> None:
         self.messages["accepted"] += len(requests)
         for request in requests:
-            session = request.session
-            session.seq = request.seq
-            request.entry = [request.seq, request.frame, None]
-            session.replies.append(request.entry)
+            request.entry = request.session.accept(request.seq, request.frame)
 
     def _look_and_act(
         self,
@@ -383,10 +382,14 @@ class Gateway:
                 desk.learn(now, self.env_steps)
             except PolicyServerError as error:
                 self.failure = f"policy '{desk.name}': {error}"
+        self._end_evaluation()
         for waiter in list(self._waiters):
-            if waiter[0]():
+            condition, future = waiter
+            if future.cancelled():
                 self._waiters.remove(waiter)
-                waiter[1].set_result(None)
+            elif condition():
+                self._waiters.remove(waiter)
+                future.set_result(None)
 
     def expire(self, now: float) -> None:
         """Ends sessions that were silent for too long. Call it now and then."""
@@ -448,13 +451,26 @@ class Gateway:
         self.waiting.changed = True
 
     def evaluate(self, episodes: int) -> None:
-        """Plays evaluation episodes by every policy; training rests meanwhile."""
+        """Plays evaluation episodes by every policy, those included whose simulators have yet to
+        come; training rests meanwhile."""
+        self._evaluating = episodes
         for desk in self.desks.values():
             desk.evaluate(episodes, exclusive=True)
         self.waiting.changed = True
 
     def evaluated(self) -> bool:
+        """No evaluation that was asked for is under way or still to come."""
+        if self._evaluating and not self.desks:
+            return False
         return not any(desk.evaluation.active for desk in self.desks.values())
+
+    def _end_evaluation(self) -> None:
+        """Training goes on once every policy has played."""
+        if self._evaluating and self.evaluated():
+            self._evaluating = 0
+            for desk in self.desks.values():
+                desk.evaluation.exclusive = False
+            self.waiting.changed = True
 
     # -- from outside -----------------------------------------------------------------------------
 

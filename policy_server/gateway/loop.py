@@ -109,10 +109,11 @@ class RouterLoop:
             events = poll(round(gateway.patience_s * 1000))
             inbox = self._drain(events) if events else []
             now = clock()
-            for peer in self.send(gateway.answer(inbox, now)):
-                gateway.unreachable(peer)
+            gone = self.send(gateway.answer(inbox, now))
             # 2. Then it is booked.
             gateway.finish(now)
+            for peer in gone:
+                gateway.unreachable(peer)
             if now >= next_expiry:
                 gateway.expire(now)
                 next_expiry = now + EXPIRE_EVERY_S

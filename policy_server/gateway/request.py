@@ -9,7 +9,7 @@ import numpy as np
 
 from policy_server.gateway.columns import Part
 from policy_server.gateway.desk import PolicyDesk
-from policy_server.gateway.session import Session
+from policy_server.gateway.session import WINDOW, Session
 from policy_server.gateway.work import Work
 from sim_clients.protocol import ErrorCode, GroupSpec, ProtocolError
 
@@ -45,6 +45,11 @@ def read_request(session: Session, seq: int, groups: Any, frame: bytes) -> Reque
         raise ProtocolError(
             ErrorCode.MALFORMED,
             f"expected STEP with {len(session.groups)} groups, in the order of HELLO.",
+        )
+    if session.unanswered >= WINDOW:
+        raise ProtocolError(
+            ErrorCode.LIMIT_EXCEEDED,
+            f"expected at most {WINDOW} unanswered STEPs, got one more: wait for a reply first.",
         )
     parts = []
     for i, (group, seat) in enumerate(zip(groups, session.groups, strict=True)):

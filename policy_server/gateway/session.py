@@ -13,6 +13,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,7 @@ class Session:
     """One run of one simulator.
 
     Attributes:
+        place: what its lanes' random numbers are seeded with.
         seq: last accepted sequence number.
         replies: (seq, request frame, reply frame or None while it waits), oldest first.
     """
@@ -63,9 +65,10 @@ class Session:
     groups: list[SessionGroup]
     lease_s: float
     last_heard: float
+    place: str
     seq: int = 0
     contested: bool = False  # a new run says that it is the same simulator
-    replies: deque[list[object]] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    replies: deque[list[Any]] = field(default_factory=deque)
 
     @property
     def name(self) -> str:
@@ -75,6 +78,19 @@ class Session:
     @property
     def lanes(self) -> int:
         return sum(group.spec.lanes for group in self.groups)
+
+    def accept(self, seq: int, frame: bytes) -> list[Any]:
+        """Uses up a number. Returns the place for its reply; answered ones beyond the window go."""
+        self.seq = seq
+        entry = [seq, frame, None]
+        self.replies.append(entry)
+        while len(self.replies) > WINDOW and self.replies[0][2] is not None:
+            self.replies.popleft()
+        return entry
+
+    @property
+    def unanswered(self) -> int:
+        return sum(entry[2] is None for entry in self.replies)
 
     def welcome(self, epoch: int, resumed: bool, config: ServerConfig) -> Welcome:
         return Welcome(
@@ -142,9 +158,9 @@ class SessionTable:
     def _known(self, hello: Hello) -> Session | None:
         """The session that this run has already: the one it names, or one whose WELCOME it never
         got. The run id is the run's secret; a session's id alone opens nothing."""
-        if hello.resume is not None:
-            named = self.by_id.get(hello.resume)
-            return named if named is not None and named.hello.run_id == hello.run_id else None
+        named = None if hello.resume is None else self.by_id.get(hello.resume)
+        if named is not None and named.hello.run_id == hello.run_id:
+            return named
         for session in self.by_id.values():
             if session.hello.run_id == hello.run_id:
                 return session
@@ -197,14 +213,22 @@ class SessionTable:
             lease_s = min(max(float(wanted), 1.0), 3600.0)
         session_id = secrets.token_bytes(16)
         groups = []
+        place = self._place(hello)
         for spec, desk in zip(hello.groups, desks, strict=True):
-            place = hello.identity or f"#{len(self.by_id)}"
             groups.append(SessionGroup(spec, desk, desk.seat(spec, place, session_id.hex()[:8])))
-        session = Session(session_id, hello, peer, groups, lease_s, now)
+        session = Session(session_id, hello, peer, groups, lease_s, now, place)
         self.by_id[session_id] = session
         self.by_peer[peer] = session
         self.lanes += lanes
         return session
+
+    def _place(self, hello: Hello) -> str:
+        """A name that no live session has: it seeds the lanes' random numbers."""
+        taken = {session.place for session in self.by_id.values()}
+        name, number = hello.identity or "", 0
+        while (place := name if name and not number else f"{name}#{number}") in taken:
+            number += 1
+        return place
 
     # -- going -------------------------------------------------------------------------------
 
@@ -242,7 +266,7 @@ class SessionTable:
                         f"go on with {session.seq + 1}.",
                         seq=seq,
                     )
-                return reply  # type: ignore[return-value]
+                return reply
         raise ProtocolError(
             ErrorCode.BAD_SEQUENCE,
             f"expected STEP {session.seq + 1}, got {seq}.",

@@ -91,8 +91,11 @@ class WaitingRoom:
 
     # -- going -----------------------------------------------------------------------------------
 
-    def release(self, now: float, closed: bool) -> tuple[list[Request], dict[PolicyDesk, Work]]:
-        """Those that need not wait any more, and their rows."""
+    def release(
+        self, now: float, closed: bool, sessions: int
+    ) -> tuple[list[Request], dict[PolicyDesk, Work]]:
+        """Those that need not wait any more, and their rows. `sessions`: how many there are; when
+        all of them wait, nobody is left to wait for."""
         hopeless = not self.changed and all(
             desk.collector.learning for request in self.requests for _, desk, _ in request.parts
         )
@@ -100,11 +103,17 @@ class WaitingRoom:
             self.changed |= closed  # look again when it is over
             return [], {}
         self.changed = False
-        going: list[Request] = []
-        staying: list[Request] = []
-        for request in self.requests:
-            (going if self._granted(request, now) else staying).append(request)
-        self.requests = staying
+        going = self._granted(now)
+        if not going and len({id(request.session) for request in self.requests}) == sessions:
+            desks = {desk for request in self.requests for _, desk, _ in request.parts}
+            for desk in desks:
+                desk.collector.lift(now)
+            if any(desk.collector.ready(now) for desk in desks):
+                self.changed = True  # the batch leaves first, in this tick
+                return [], {}
+            going = self._granted(now)
+            for desk in desks:
+                desk.collector.start_over()
         works: dict[PolicyDesk, list[Work]] = {}
         for request in going:
             request.session.last_heard = now  # it was we who were silent
@@ -128,16 +137,22 @@ class WaitingRoom:
                 told.append((request.session.peer, event))
         return told
 
-    def _granted(self, request: Request, now: float) -> bool:
-        asked: dict[PolicyDesk, int] = {}
-        for (_, desk, _), work in zip(request.parts, request.work, strict=True):
-            wants = desk.wants(work.slots)
-            if work.acting is not None:
-                wants &= work.acting
-            asked[desk] = asked.get(desk, 0) + int(wants.sum())
-        refused = _grant(asked, now)
-        self._cut(request, refused)
-        return refused is None
+    def _granted(self, now: float) -> list[Request]:
+        """Takes out those that every desk lets go."""
+        going: list[Request] = []
+        staying: list[Request] = []
+        for request in self.requests:
+            asked: dict[PolicyDesk, int] = {}
+            for (_, desk, _), work in zip(request.parts, request.work, strict=True):
+                wants = desk.wants(work.slots)
+                if work.acting is not None:
+                    wants &= work.acting
+                asked[desk] = asked.get(desk, 0) + int(wants.sum())
+            refused = _grant(asked, now)
+            self._cut(request, refused)
+            (staying if refused else going).append(request)
+        self.requests = staying
+        return going
 
     def _cut(self, request: Request, refused: PolicyDesk | None) -> None:
         """The lanes of a request that waits for a batch to fill end their unrolls, at all its

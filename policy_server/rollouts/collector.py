@@ -37,6 +37,7 @@ class Collector:
         learning: a batch is with the learner.
         paused: no batch is wanted now.
         lanes: lanes that play by this policy, to share a batch among.
+        version: of the policy that acts now.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Collector:
         self.learning = False
         self.paused = False
         self.lanes = 0
+        self.version = 0
         self._granted = 0  # steps promised in this tick and not yet open
         self._waiting_since: float | None = None  # a lane was refused its unroll
         if not self.synchronous:
@@ -87,6 +89,15 @@ class Collector:
         """So many more begin in this tick."""
         self._granted += unrolls * self.store.length
 
+    def lift(self, now: float) -> None:
+        """There is nobody left to wait for."""
+        if self._waiting_since is not None:
+            self._waiting_since = now - self.config.straggler_s
+
+    def start_over(self) -> None:
+        """Who waited before waits no longer."""
+        self._waiting_since = None
+
     def tick_done(self) -> None:
         self._granted = 0
 
@@ -108,6 +119,7 @@ class Collector:
         store = self.store
         if not self.synchronous:
             self._drop_surplus()
+            self._drop_stale()
         if self.learning or self.paused:
             return False
         if not self.synchronous:
@@ -146,17 +158,11 @@ class Collector:
         self.accounts.in_flight -= steps
         self.accounts.trained += steps
 
-    def lost(self, steps: int) -> None:
-        """The learner died with `steps` steps, and they will not be tried again."""
-        self.learning = False
-        self.accounts.in_flight -= steps
-        self.accounts.drop(Drop.RESTART, steps)
-
     # -- asynchronous: bounded and not too old ---------------------------------------------------
 
-    def drop_stale(self, version: int) -> None:
+    def _drop_stale(self) -> None:
         """Unrolls that began more than `max_policy_lag` versions ago go."""
-        oldest = version - self.config.max_policy_lag
+        oldest = self.version - self.config.max_policy_lag
         store = self.store
         if any(unroll.first_version < oldest for unroll in store.finished):
             keep = [u for u in store.finished if u.first_version >= oldest]

@@ -88,3 +88,68 @@ def test_lanes_out_of_step_never_wait_for_each_other(world, multi_agent, seed):
     for desk in w.gateway.desks.values():
         assert desk.updates > 20, "the batches fill"
         assert desk.accounts.dropped["stale_policy"] == 0, "and nothing is cut in flight"
+
+
+def test_turns_fill_a_batch_without_the_clock(world):
+    """Two lanes of one simulator act in turn: neither can speak before the other is answered."""
+    w = world(**NEVER)
+    peer = Peer(w)
+    peer.hello()
+    w.auditors["default_policy"].audit = lambda batch: None
+    w.gateway.train(None)
+    lanes = [np.array([lane], "<u4").tobytes() for lane in (0, 1)]
+    ticks = 0
+    for turn in range(400):
+        flags = b"\1" if turn < 2 else b"\0"
+        frame = peer.frame(turn + 1, flags=flags, lanes=lanes[turn % 2])
+        answers = peer.send(frame)
+        while not any(type(a).__name__ == "Actions" for a in answers):
+            ticks += 1
+            assert ticks < 200, "nobody moves"
+            answers = [decode(f) for p, f in w.tick() if p == peer.name]
+        w.balances()
+    assert w.desk.updates >= 5
+    # A lane whose turn it is not loses the step it has in flight, once per batch.
+    assert w.desk.accounts.dropped["stale_policy"] <= w.desk.updates + 1
+
+
+def test_evaluation_of_policies_with_episodes_of_different_length(world):
+    w = world(multi_agent=APART)
+    peer = Peer(w, specs=(RED._replace(lanes=1), BLUE._replace(lanes=1)))
+    peer.hello()
+    for auditor in w.auditors.values():
+        auditor.audit = lambda batch: None
+    w.gateway.train(1)
+
+    def play(until):
+        for tick in range(3000):
+            if until():
+                return
+            if not peer.waiting:
+                peer.turn += 1
+                flags = [
+                    b"\1" if peer.turn == 1 else b"\3" if peer.turn % n == 0 else b"\0"
+                    for n in (5, 50)
+                ]
+                obs = [np.zeros((1, 3), "<f4").tobytes()]
+                groups = [StepGroup(None, f, b"\0" * 4, obs, None) for f in flags]
+                peer.seq += 1
+                out = w.tick((peer.name, encode(Step(peer.seq, groups))))
+                peer.waiting = True
+            else:
+                out = w.tick()
+            for _, frame in out:
+                if type(decode(frame)).__name__ == "Actions":
+                    peer.waiting = False
+            w.balances()
+        raise AssertionError("it never ends")
+
+    peer.turn, peer.waiting = 0, False
+    play(w.gateway.trained)
+    for _ in range(2):
+        w.gateway.evaluate(4)
+        play(w.gateway.evaluated)
+        assert [len(d.evaluation.last) for d in w.gateway.desks.values()] == [4, 4]
+        w.gateway.train(1)
+        play(w.gateway.trained)
+    assert not any(desk.evaluation.exclusive for desk in w.gateway.desks.values())

@@ -354,3 +354,33 @@ def test_executed_actions_replace_what_was_sent(free):
         tuple(c[rows] for c in store.obs), None, store.categories[rows], store.reals[rows]
     )
     np.testing.assert_allclose(store.logp[rows], again, rtol=1e-6)
+
+
+def test_the_window_is_kept_and_a_waiting_step_is_not_forgotten(world):
+    w = world()  # nobody is answered
+    peer = Peer(w, specs=(SPEC._replace(lanes=3),))
+    peer.hello()
+    frames = []
+    for lane in range(3):
+        lanes = np.array([lane], "<u4").tobytes()
+        frames.append(peer.frame(lane + 1, flags=b"\1", lanes=lanes))
+    assert peer.send(frames[0]) == []
+    assert peer.send(frames[1]) == []
+    (refused,) = peer.send(frames[2])
+    assert refused.code == "limit_exceeded"
+    (event,) = peer.send(frames[0])
+    assert (event.kind, event.seq) == ("wait", 1)
+
+
+def test_live_sessions_never_share_random_numbers(free):
+    peers = [Peer(free, bytes([i])) for i in range(3)]
+    for i, peer in enumerate(peers[:2]):
+        peer.hello(run_id=bytes([i]) * 16)
+    peers[0].send(encode(Bye("done")))
+    peers[2].hello(run_id=b"\2" * 16)
+    keys = [
+        set(group.desk.ledger.keys[group.slots].tolist())
+        for session in free.gateway.sessions.by_id.values()
+        for group in session.groups
+    ]
+    assert len(set.union(*keys)) == sum(map(len, keys))

@@ -379,6 +379,24 @@ def test_refusals_of_repeats_do_not_hit_the_successor():
     assert c.stats.refused == 2
 
 
+def test_what_waited_for_the_first_welcome_is_no_repeat():
+    c = connection()
+    take(c)
+    c.submit(Note("bad"), 0.0)
+    welcome(c)
+    assert take(c)[-1] == Send(b"bad:1:0")
+    for name in ("worse", None):
+        error(c, ErrorCode.BAD_REWARD, seq=1)
+        (refused,) = take(c)
+        assert isinstance(refused, Refused)
+        if name is not None:
+            c.submit(Note(name), 0.0)
+            assert frames(c) == [b"worse:1:0"]
+    assert refused.request.name == "worse"
+    assert c.stats.refused == 2
+    assert balance(c)
+
+
 def test_error_without_number_refuses_the_oldest():
     c = ready()
     a = Note("a")
