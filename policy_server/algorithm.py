@@ -18,7 +18,7 @@ from typing import Any, Self
 from policy_server.callbacks import Callbacks
 from policy_server.checkpoints.checkpoint import Checkpoint
 from policy_server.checkpoints.store import CheckpointStore
-from policy_server.errors import CheckpointError
+from policy_server.errors import CheckpointError, ConfigError
 from policy_server.metrics.progress import Progress
 from policy_server.server import LocalServer, RayServer
 from policy_server.settings import Settings
@@ -127,7 +127,9 @@ class Algorithm:
             `episode_return_mean`, `episodes`, and per policy the mean, the extremes, lengths and
             named metrics.
         """
-        wanted = episodes or self.settings.evaluation.episodes
+        wanted = self.settings.evaluation.episodes if episodes is None else episodes
+        if wanted < 1:
+            raise ConfigError(f"episodes: expected at least 1, got {wanted}.")
         self._server.evaluate(wanted, self._check)
         result: dict[str, Any] = self._refresh()["evaluation"]
         return result

@@ -273,7 +273,11 @@ def _console(as_json: bool) -> Any:
 @main.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
-    "--episodes", type=int, default=20, show_default=True, help="Greedy episodes per policy."
+    "--episodes",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="Greedy episodes per policy.",
 )
 @click.option("--env", help="Another environment than the one it was trained in.")
 @click.option("--bind", help="Wait for external simulators here instead of starting some.")

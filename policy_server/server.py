@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from policy_server.callbacks import Callbacks
@@ -172,14 +175,19 @@ class GatewayActor:
     """The gateway in a process of its own. Its loop has a thread for itself; the methods below
     run on others and hand over to it."""
 
-    def __init__(
+    def start(
         self,
         settings: Settings,
         callbacks: type[Callbacks] | None,
         checkpoint: Checkpoint | None,
         expected_sessions: int,
         gpus_per_learner: float,
-    ):
+    ) -> str:
+        """Opens the door and serves. Returns the address.
+
+        Raises:
+            AddressError, CheckpointError, ConfigError: there is nothing to serve.
+        """
         from policy_server.gateway.loop import RouterLoop
         from policy_server.learners.remote import RayLearner
 
@@ -200,17 +208,16 @@ class GatewayActor:
         )
         self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
         self._thread.start()
+        return loop.address
 
     def _run(self) -> None:
         try:
             self._loop.run(self._gateway)
-        except BaseException as error:
+        except Exception as error:
+            # Ours or a user's callback or network: the run ends, and says why. Sessions survive
+            # it: simulators come back when the server does.
             log.exception("the gateway's loop ended")
-            self._gateway.failure = f"the gateway's loop ended: {error!r}"
-            os._exit(1)  # the sessions survive this: simulators come back when we do
-
-    def address(self) -> str:
-        return self._loop.address
+            self._gateway.failure = f"the gateway's loop ended: {type(error).__name__}: {error}"
 
     def pid(self) -> int:
         return os.getpid()
@@ -218,7 +225,20 @@ class GatewayActor:
     def _on_loop(self, command: Callable[[], Any]) -> Any:
         future = self._gateway.submit(command)
         self._loop.wake()
-        return future.result()
+        return self._result(future, None)
+
+    def _result(self, future: Future[Any], timeout_s: float | None) -> Any:
+        """Of something that the loop's thread will do, as long as that lives."""
+        until = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            try:
+                return future.result(min(1.0, max(0.0, until - time.monotonic())))
+            except TimeoutError:
+                if not self._thread.is_alive():
+                    failure = self._gateway.failure or "the gateway has stopped"
+                    raise PolicyServerError(failure) from None
+                if time.monotonic() >= until:
+                    raise
 
     def _wait(
         self, begin: Callable[[], Any], done: Callable[[], bool], timeout_s: float | None
@@ -231,7 +251,7 @@ class GatewayActor:
 
         waiting = self._on_loop(command)
         try:
-            waiting.result(timeout_s)
+            self._result(waiting, timeout_s)
         except TimeoutError:
             waiting.cancel()
             return False
@@ -270,8 +290,8 @@ class GatewayActor:
         return state
 
     def drain(self, timeout_s: float) -> dict[str, Any]:
-        """No new sessions, no new batches; waits for what is with the learners, and gives the
-        last state. Simulators still get answers until `stop`."""
+        """No new sessions, no new batches, no more actions; waits for what is with the learners,
+        and gives the last state."""
         gateway = self._gateway
 
         def begin() -> None:
@@ -327,9 +347,15 @@ class RayServer:
             num_gpus=share if settings.inference.device != "cpu" else 0,
             max_concurrency=8,
         )
-        self._actor = actor.remote(settings, callbacks, checkpoint, expected, share)
         self._ray = ray
-        self.address: str = self._get(self._actor.address.remote())
+        self._actor = actor.remote()
+        try:
+            self.address: str = self._get(
+                self._actor.start.remote(settings, callbacks, checkpoint, expected, share)
+            )
+        except BaseException:
+            self._end()
+            raise
 
     def _get(self, reference: Any) -> Any:
         """The actor's answer; its errors as they were raised there."""
@@ -340,12 +366,8 @@ class RayServer:
             cause = error.cause
             raise (cause if isinstance(cause, PolicyServerError) else error) from None
         except exceptions.RayActorError as error:
-            cause = getattr(error, "cause", None) or error.__cause__
-            if isinstance(cause, PolicyServerError):
-                raise cause from None
-            raise PolicyServerError(
-                f"the gateway is gone: {str(error).strip().splitlines()[-1]}"
-            ) from None
+            reason = str(error).strip().splitlines()[-1]
+            raise PolicyServerError(f"the gateway is gone: {reason}") from None
 
     def train(self, updates: int | None, check: Callable[[], None]) -> None:
         """Blocks until every learner has made `updates` more (None: returns at once, learners
@@ -396,6 +418,9 @@ class RayServer:
             self._ray.get(self._actor.stop.remote(final), timeout=15)
         except self._ray.exceptions.RayError as error:
             log.warning("the gateway did not stop by itself: %s", error)
+        self._end()
+
+    def _end(self) -> None:
         self._ray.kill(self._actor)
         if self._started_ray:
             self._ray.shutdown()

@@ -28,6 +28,11 @@ LEGAL_FLAGS[
     ]
 ] = True
 
+REWARD_LIMIT = 1e9
+NUMBER_LIMIT = 1e12
+"""Larger rewards, and larger numbers in a Box, are a simulator's mistake; squared, they would
+overflow where networks compute, and spoil the training of everybody else."""
+
 
 @dataclass(slots=True)
 class Part:
@@ -104,7 +109,7 @@ class ColumnReader:
             np.frombuffer(flags, np.uint8),
             np.frombuffer(rewards, "<f4"),
             [
-                np.frombuffer(data, leaf.dtype).reshape((-1, *leaf.shape))
+                np.frombuffer(data, leaf.dtype).reshape((len(flags), *leaf.shape))
                 for data, (_, leaf) in zip(observed, self.observation, strict=True)
             ],
             None,
@@ -236,10 +241,13 @@ class ColumnReader:
             raise RowError(
                 row, ErrorCode.BAD_FLAGS, f"flags {int(columns.flags[row])} make no sense together"
             )
-        if np.count_nonzero(np.isfinite(columns.rewards)) != len(columns.rewards):
-            row = int(np.flatnonzero(~np.isfinite(columns.rewards))[0])
+        good = np.abs(columns.rewards) <= REWARD_LIMIT
+        if np.count_nonzero(good) != len(good):
+            row = int(np.flatnonzero(~good)[0])
             raise RowError(
-                row, ErrorCode.BAD_REWARD, f"expected a finite reward, got {columns.rewards[row]}"
+                row,
+                ErrorCode.BAD_REWARD,
+                f"expected a finite reward within +-{REWARD_LIMIT:.0e}, got {columns.rewards[row]}",
             )
         for column, (path, leaf) in zip(columns.observations, self.observation, strict=True):
             check_leaf(column, leaf, f"observation{path}", ErrorCode.BAD_OBSERVATION)
@@ -284,10 +292,10 @@ def check_leaf(
     if isinstance(leaf, Box):
         if leaf.dtype.kind != "f":
             return
-        good = np.isfinite(column)
+        good = np.isfinite(column) if leaf.dtype.itemsize == 2 else np.abs(column) <= NUMBER_LIMIT
         if np.count_nonzero(good) == column.size:
             return
-        expected = "finite numbers"
+        expected = f"finite numbers within +-{NUMBER_LIMIT:.0e}"
     else:
         start = getattr(leaf, "start", 0)
         nvec = choices(leaf).reshape(leaf.shape)
@@ -314,7 +322,7 @@ def _join_rows(
     )
     columns = [
         np.frombuffer(b"".join([piece[2][i] for piece in pieces]), leaf.dtype).reshape(
-            (-1, *leaf.shape)
+            (len(rows), *leaf.shape)
         )
         for i, (_, leaf) in enumerate(parts)
     ]

@@ -32,6 +32,8 @@ from sim_clients.protocol import ErrorCode, Flag, GroupSpec
 from sim_clients.protocol.spaces import leaves
 
 ONE = np.uint64(1)
+LEAST_LOG_PROB = -50.0
+"""Of an action that was executed instead of the one sent. A ratio to less would overflow."""
 
 
 class Served(Protocol):
@@ -195,6 +197,12 @@ class PolicyDesk:
             work.finals[slot] = tuple(leaf[i].copy() for leaf in obs)
 
     @property
+    def starting(self) -> bool:
+        """Its learner is not there yet, and never was: what comes now would only pile up."""
+        learner = self.learner
+        return learner is not None and self.updates == 0 and not learner.ready
+
+    @property
     def trains(self) -> bool:
         """Is there a learner, and may it have what comes now?"""
         return self.learner is not None and not self.evaluation.exclusive
@@ -276,6 +284,8 @@ class PolicyDesk:
         obs, mask = self.store.pending_inputs(slots)
         logp = self.served.log_prob(obs, mask, categories, reals)
         self.store.replace_action(slots, categories, reals, logp)
+        # What the policy would never do (a masked option, say) nobody can learn from.
+        self._interrupt(slots[~(logp > LEAST_LOG_PROB)])
 
     def _leave(self, slots: np.ndarray, flags: np.ndarray, obs: Leaves) -> None:
         """Lanes that go idle. What is complete of their unrolls is kept."""

@@ -320,23 +320,18 @@ class Gateway:
                     wanting[desk] = wants
         place(requests)
         closed = self._closed()
-        if wanting or closed:
+        if wanting or closed or any(desk.starting for desk in works):
             requests = self.waiting.admit(requests, works, wanting, now, closed)
         if requests:
             self._act(requests, works, out)
 
     def _closed(self) -> bool:
         """Nobody acts: before all simulators are there that were started for the first batch, which they
-        share; before a new policy's learner is there; and while draining, so that nothing
-        happens that the last checkpoint misses."""
+        share, and while draining, so that nothing happens that the last checkpoint misses."""
         if self._expected_sessions and len(self.sessions.by_id) >= self._expected_sessions:
             self._expected_sessions = 0
             self.waiting.changed = True
-        if self._expected_sessions or self.draining:
-            return True
-        return any(
-            d.updates == 0 and d.learner and not d.learner.ready for d in self.desks.values()
-        )
+        return self.draining or bool(self._expected_sessions)
 
     def _act(self, requests: list[Request], works: dict[PolicyDesk, Work], out: Frames) -> None:
         """One forward per policy; replies are cut out of its columns."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import ipaddress
 import os
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from policy_server.gateway.gateway import Frames, Gateway
 
 MAX_DRAIN = 1024  # messages per tick
 EXPIRE_EVERY_S = 1.0
-LOOPBACK = ("127.", "localhost", "[::1]", "::1")
 
 INSECURE = (
     "everyone who can reach this address can read what the policies see and do, take part in "
@@ -42,11 +42,18 @@ def check_address(bind: str, insecure: bool) -> None:
     host, _, port = rest.rpartition(":")
     if not host or not (port == "*" or (port.isdigit() and int(port) < 65536)):
         raise AddressError(f"server.bind: expected tcp://HOST:PORT, got '{bind}'.")
-    if not host.startswith(LOOPBACK) and not insecure:
+    if not _is_loopback(host) and not insecure:
         raise AddressError(
             f"'{bind}' can be reached from other machines: {INSECURE}. Bind to 127.0.0.1, or say "
             "--insecure if that is what you want."
         )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class RouterLoop:
@@ -67,6 +74,7 @@ class RouterLoop:
         self._context = zmq.Context()
         self._socket = socket = self._context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.setsockopt(zmq.IPV6, 1)
         socket.setsockopt(zmq.LINGER, 500)
         socket.setsockopt(zmq.MAXMSGSIZE, config.max_message_bytes)
         socket.setsockopt(zmq.RCVHWM, 1000)

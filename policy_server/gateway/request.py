@@ -34,6 +34,11 @@ class Request:
     entry: list[Any] = field(default_factory=list)  # of its session's replies
     told: float = 0.0  # when it will be told (again) that it waits
 
+    @property
+    def starting(self) -> bool:
+        """A desk it speaks to is not ready for steps yet."""
+        return any(desk.starting for _, desk, _ in self.parts)
+
 
 def read_request(session: Session, seq: int, groups: Any, frame: bytes) -> Request:
     """The groups of a STEP, all lengths checked; contents are checked per desk, in columns.

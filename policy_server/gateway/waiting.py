@@ -61,8 +61,9 @@ class WaitingRoom:
                 if desk in wanting:
                     count = int(wanting[desk][at : at + part.rows].sum())
                     asked[desk] = asked.get(desk, 0) + count
-            refused = None if closed else _grant(asked, now)
-            if closed or refused:
+            early = closed or request.starting
+            refused = None if early else _grant(asked, now)
+            if early or refused:
                 staying.append(request)
                 refusing.append(refused)
             else:
@@ -142,6 +143,9 @@ class WaitingRoom:
         going: list[Request] = []
         staying: list[Request] = []
         for request in self.requests:
+            if request.starting:
+                staying.append(request)
+                continue
             asked: dict[PolicyDesk, int] = {}
             for (_, desk, _), work in zip(request.parts, request.work, strict=True):
                 wants = desk.wants(work.slots)

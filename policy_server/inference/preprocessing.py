@@ -19,6 +19,7 @@ from policy_server.errors import UnsupportedSpaceError
 from policy_server.types import Leaves
 from sim_clients.protocol.spaces import Box, Dict, Leaf, Space, Tuple, leaves
 
+HALF_MAX = 65504.0  # largest finite float16
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
@@ -135,10 +136,10 @@ class LeafPreprocessor:
                 self.moments.add(rows)
             rows = self.moments.normalize(rows, self.config.observation_clip)
         if self.stack > 1:
-            rows = self._stacked(rows, lanes, first)
+            rows = self._stacked(self._stored(rows), lanes, first)
             self._frames[lanes] = rows
             return rows
-        return rows.astype(self.dtype, copy=False)
+        return self._stored(rows)
 
     def peek(self, rows: np.ndarray, lanes: np.ndarray) -> np.ndarray:
         """The same for observations behind which the lane's episode ends: nothing advances."""
@@ -146,7 +147,13 @@ class LeafPreprocessor:
         if self.moments is not None:
             rows = self.moments.normalize(rows, self.config.observation_clip)
         if self.stack > 1:
-            return self._stacked(rows, lanes, np.zeros(len(rows), bool))
+            return self._stacked(self._stored(rows), lanes, np.zeros(len(rows), bool))
+        return self._stored(rows)
+
+    def _stored(self, rows: np.ndarray) -> np.ndarray:
+        """In the dtype of the store; what it cannot hold is clipped to what it can."""
+        if self.dtype == np.float16:
+            rows = np.clip(rows, -HALF_MAX, HALF_MAX)
         return rows.astype(self.dtype, copy=False)
 
     def _stacked(self, rows: np.ndarray, lanes: np.ndarray, first: np.ndarray) -> np.ndarray:

@@ -73,23 +73,27 @@ class RayLearner:
         self._niceness = niceness
         self._wake = wake
         self._task: tuple[Any, int] | None = None  # batch reference, env steps
-        self._finished: deque[Future[Any]] = deque()
+        self._finished: deque[tuple[Any, Future[Any]]] = deque()  # (actor, its future)
         self._in_a_row = 0
         self._restarting = False
-        self._start(None if state is None else ray.put(state))
         self._state: Any = state  # None before the first update: the seed says it all
+        self._first_state: Any = None
         self._next_state: Any = None
+        self._start(None if state is None else ray.put(state))
 
     def _start(self, state: Any) -> None:
-        actor: Any = ray.remote(LearnerActor).options(max_restarts=0, **self._resources)
-        self._actor = actor.remote(self._arguments, state, self._niceness)
-        future = self._actor.pid.remote().future()
-        future.add_done_callback(self._started)
+        factory: Any = ray.remote(LearnerActor).options(max_restarts=0, **self._resources)
+        actor = self._actor = factory.remote(self._arguments, state, self._niceness)
+        if self._state is None:
+            self._first_state = actor.state.remote()
+        actor.pid.remote().future().add_done_callback(lambda future: self._started(actor, future))
 
-    def _started(self, future: Future[Any]) -> None:
+    def _started(self, actor: Any, future: Future[Any]) -> None:
         if future.exception() is None:
             self.pid = future.result()
-            self._wake()
+        else:
+            self._finished.append((actor, future))
+        self._wake()
 
     # -- batches -----------------------------------------------------------------------------
 
@@ -104,10 +108,11 @@ class RayLearner:
         result, self._next_state = self._actor.update.options(num_returns=2).remote(
             reference, env_steps
         )
-        result.future().add_done_callback(self._done)
+        actor = self._actor
+        result.future().add_done_callback(lambda future: self._done(actor, future))
 
-    def _done(self, future: Future[Any]) -> None:
-        self._finished.append(future)
+    def _done(self, actor: Any, future: Future[Any]) -> None:
+        self._finished.append((actor, future))
         self._wake()
 
     def poll(self) -> UpdateResult | None:
@@ -118,7 +123,9 @@ class RayLearner:
         """
         if not self._finished:
             return None
-        future = self._finished.popleft()
+        actor, future = self._finished.popleft()
+        if actor is not self._actor:
+            return None  # one that died, and was replaced when its first sign came
         error = future.exception()
         if error is None:
             self._state, self._task = self._next_state, None
@@ -133,24 +140,27 @@ class RayLearner:
         return None
 
     def _restart(self, error: Exception) -> None:
+        reason = str(error).strip().splitlines()[-1]
+        if "creation task" in str(error):  # it will fail in the same way again
+            raise LearnerError(f"its learner cannot start: {reason}") from error
         self._in_a_row += 1
         self.restarts += 1
         if self._in_a_row > self._max_restarts:
             raise LearnerError(
-                f"its learner died {self._in_a_row} times in a row on one batch; the last time: "
-                f"{str(error).splitlines()[0]}"
+                f"its learner died {self._in_a_row} times in a row; the last time: {reason}"
             )
         log.warning("learner of policy %s died and is restarted from its last state", self.name)
         self._restarting = True
         state = self._state
         self._start(ray.put(state) if isinstance(state, PolicyState) else state)
-        self._send()
+        if self._task is not None:
+            self._send()
 
     # -- state -------------------------------------------------------------------------------
 
     def request_state(self) -> Any:
         """Reference to the state after the last update that `poll` gave out."""
-        return self._actor.state.remote() if self._state is None else self._state
+        return self._first_state if self._state is None else self._state
 
     @property
     def ready(self) -> bool:
