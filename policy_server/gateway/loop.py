@@ -74,7 +74,7 @@ class RouterLoop:
         self._context = zmq.Context()
         self._socket = socket = self._context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        socket.setsockopt(zmq.IPV6, 1)
+        socket.setsockopt(zmq.IPV6, int("[" in config.bind))
         socket.setsockopt(zmq.LINGER, 500)
         socket.setsockopt(zmq.MAXMSGSIZE, config.max_message_bytes)
         socket.setsockopt(zmq.RCVHWM, 1000)

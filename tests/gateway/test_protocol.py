@@ -252,6 +252,8 @@ BAD = {
     "nan": (dict(obs=[[0, 0, 0], [0, np.nan, 0]]), "bad_observation", "lane 1"),
     "infinite": (dict(obs=[[np.inf, 0, 0], [0, 0, 0]]), "bad_observation", "lane 0"),
     "reward": (dict(rewards=np.array([0, np.nan], "<f4").tobytes()), "bad_reward", "lane 1"),
+    "huge": (dict(obs=[[0, 0, 0], [0, 0, 1e30]]), "bad_observation", "within"),
+    "huge reward": (dict(rewards=np.array([1e38, 0], "<f4").tobytes()), "bad_reward", "lane 0"),
     "short obs": (dict(observations=[b"\0" * 20]), "bad_observation", "24 bytes"),
     "two leaves": (dict(observations=[b"\0" * 24, b""]), "bad_observation", "1 observation column"),
     "flags": (dict(flags=b"\x01\x07"), "bad_flags", "lane 1"),
@@ -384,3 +386,27 @@ def test_live_sessions_never_share_random_numbers(free):
         for group in session.groups
     ]
     assert len(set.union(*keys)) == sum(map(len, keys))
+
+
+def test_a_leaf_without_elements_is_harmless(free):
+    space = Dict({"some": Box(-1, 1, (2,)), "none": Box(-1, 1, (0,))})
+    peer = Peer(free, specs=(GroupSpec("agent", space, Discrete(2), 2),))
+    assert isinstance(peer.hello(), Welcome)
+    columns = [b"\0" * 16, b""]
+    group = StepGroup(None, b"\1\1", b"\0" * 8, columns, None)
+    (reply,) = peer.send(encode(Step(1, [group])))
+    assert kind(reply) == "Actions"
+
+
+def test_an_executed_action_that_the_mask_forbids_is_not_learned_from(free):
+    peer = Peer(free, specs=(GroupSpec("agent", Box(-1, 1, (1,)), Discrete(3), 1, mask=True),))
+    peer.hello()
+    mask = {"mask": b"\1\1\0"}
+    group = StepGroup(None, b"\1", b"\0" * 4, [b"\0" * 4], mask)
+    peer.send(encode(Step(1, [group])))
+    done = {**mask, "action": [b"\0" * 4, [np.array([2], "<i8").tobytes()]]}
+    (reply,) = peer.send(encode(Step(2, [group._replace(flags=b"\0", extras=done)])))
+    assert kind(reply) == "Actions"
+    assert free.desk.accounts.dropped["interrupted"] == 1
+    assert np.isfinite(free.desk.store.logp[free.desk.store.base[0]])
+    free.balances()

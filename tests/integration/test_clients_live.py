@@ -127,7 +127,12 @@ def test_a_server_that_dies_and_comes_back_finds_the_episode_going_on(tmp_path, 
         incomplete = [e for e in episodes(world) if not e.complete]
         assert len(incomplete) == sum(1 for at in steps if at), "each was under way, none restarted"
         assert auditor.batches
-        assert world.on_loop(world.gateway.report)["policies"]["default_policy"]["accounting"]["balance"] == 0
+        assert (
+            world.on_loop(world.gateway.report)["policies"]["default_policy"]["accounting"][
+                "balance"
+            ]
+            == 0
+        )
         player.client.close()
     finally:
         world.close()

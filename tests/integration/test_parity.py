@@ -204,3 +204,43 @@ def test_asynchronous_collection_learns_over_sockets():
     assert policy["version"] == 60
     # On real clocks some steps are of an older version than their batch's newest.
     assert policy["metrics"]["first_ratio_error"] < 10
+
+
+class Faulty(Callbacks):
+    """A user's mistake."""
+
+    def on_episode_end(self, *, episode):
+        raise KeyError("my own mistake")
+
+
+@pytest.mark.timeout(180)
+def test_what_goes_wrong_in_other_processes_is_told_here():
+    """One Ray for all of them: starting it is most of the time."""
+    import ray
+
+    from policy_server.errors import AddressError, LearnerError, PolicyServerError
+    from policy_server.server import start_ray
+
+    start_ray(None)
+    try:
+        with (
+            config().callbacks(Faulty).build() as algorithm,
+            pytest.raises(PolicyServerError, match="my own mistake"),
+        ):
+            for _ in range(5):
+                algorithm.train()
+        broken = config().learners(device="cuda:7").build()
+        with broken as algorithm, pytest.raises(LearnerError, match="cannot start.*cuda:7"):
+            algorithm.train()
+        with config().build() as algorithm:
+            taken = config().server(bind=algorithm.address)
+            with pytest.raises(AddressError, match="taken by another program"):
+                taken.build()
+            path = algorithm.save()
+            algorithm.train()
+            algorithm.restore(path)  # the same address again, and the simulators with it
+            result = algorithm.train()
+            assert result["policies"]["default_policy"]["version"] == 1
+            assert algorithm.evaluate(2)["episodes"] == 2
+    finally:
+        ray.shutdown()

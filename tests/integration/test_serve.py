@@ -152,6 +152,10 @@ def test_train_evaluate_inspect_plot(tmp_path):
     assert again.returncode == 2
     assert "--resume" in again.stderr
     assert "--force" in again.stderr
+    other = command(*arguments[:-1], "--resume", "--set", "model.hidden=[32]", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "another model" in other.stderr
+    assert "Traceback" not in other.stderr
     checkpoint = summary["checkpoint"]
     result = command("inspect", checkpoint, "--json", cwd=tmp_path)
     assert json.loads(result.stdout)["policies"]["default_policy"]["updates"] > 0
