@@ -79,7 +79,9 @@ def unpack(frame: bytes) -> list[Any]:
 
 
 def _fail(where: str, expected: str, value: Any) -> ProtocolError:
-    came = repr(value) if isinstance(value, (int, float, bool, type(None))) else type(value).__name__
+    came = (
+        repr(value) if isinstance(value, (int, float, bool, type(None))) else type(value).__name__
+    )
     return ProtocolError(ErrorCode.MALFORMED, f"{where}: expected {expected}, got {came[:60]}.")
 
 
@@ -157,7 +159,9 @@ def _read_hello(body: list[Any]) -> Hello:
         _bin(body[2], "HELLO.run_id", 16),
         None if body[3] is None else _bin(body[3], "HELLO.resume", 16),
         None if body[4] is None else _str(body[4], "HELLO.identity"),
-        tuple(_str(c, "HELLO.capabilities") for c in _array(body[5], "HELLO.capabilities", limit=64)),
+        tuple(
+            _str(c, "HELLO.capabilities") for c in _array(body[5], "HELLO.capabilities", limit=64)
+        ),
         None if body[6] is None else _str(body[6], "HELLO.token", MAX_TEXT),
         specs,
         _scalars(body[8], "HELLO.options"),
@@ -179,7 +183,13 @@ def _read_group(data: Any, where: str) -> GroupSpec:
 
 def _write_hello(m: Hello) -> list[Any]:
     groups = [
-        [g.name, g.observation_space.to_wire(), g.action_space.to_wire(), g.lanes, {"mask": True} if g.mask else {}]
+        [
+            g.name,
+            g.observation_space.to_wire(),
+            g.action_space.to_wire(),
+            g.lanes,
+            {"mask": True} if g.mask else {},
+        ]
         for g in m.groups
     ]
     return [
@@ -224,7 +234,9 @@ def _read_step(body: list[Any]) -> Step:
         for column in _array(observations, f"{where}.observations", limit=spaces.MAX_LEAVES):
             _bin(column, f"{where}.observations")
         if extras is not None and not _map(extras, f"{where}.extras").keys() <= EXTRAS:
-            raise _fail(f"{where}.extras", f"keys among {', '.join(sorted(EXTRAS))}", str(list(extras)))
+            raise _fail(
+                f"{where}.extras", f"keys among {', '.join(sorted(EXTRAS))}", str(list(extras))
+            )
         groups.append(
             StepGroup(
                 None if lanes is None else _bin(lanes, f"{where}.lanes"),
@@ -272,7 +284,9 @@ def _read_event(body: list[Any]) -> Event:
     kind, seq, data = _array(body, "EVENT", 3)
     if type(kind) is not str or kind not in EventKind.ALL:
         raise _fail("EVENT.kind", f"one of {', '.join(sorted(EventKind.ALL))}", kind)
-    return Event(kind, None if seq is None else _int(seq, "EVENT.seq"), _scalars(data, "EVENT.data"))
+    return Event(
+        kind, None if seq is None else _int(seq, "EVENT.seq"), _scalars(data, "EVENT.data")
+    )
 
 
 def _read_error(body: list[Any]) -> Error:

@@ -233,7 +233,9 @@ def _read_box(rest: list[Any], where: str, depth: int) -> Space:
     for name, value in zip(("low", "high"), rest[2:], strict=True):
         if isinstance(value, bytes):
             if len(value) != math.prod(shape) * dtype.itemsize:
-                raise _bad(where, f"expected {name} with one {dtype.name} per element", "another length")
+                raise _bad(
+                    where, f"expected {name} with one {dtype.name} per element", "another length"
+                )
             value = np.frombuffer(value, dtype).reshape(shape)
         elif not isinstance(value, (int, float)):
             raise _bad(where, f"expected {name} as a number or bin", type(value).__name__)
@@ -253,7 +255,9 @@ def _read_discrete(rest: list[Any], where: str, depth: int) -> Space:
     start = _integer(rest[2], f"{where} start", -(2**31), 2**31)
     space = Discrete(n, start, dtype)
     if not (np.iinfo(dtype).min <= start and start + n - 1 <= np.iinfo(dtype).max):
-        raise _bad(where, f"expected choices that fit into {dtype.name}", f"{start}..{start + n - 1}")
+        raise _bad(
+            where, f"expected choices that fit into {dtype.name}", f"{start}..{start + n - 1}"
+        )
     return space
 
 
@@ -363,7 +367,9 @@ def _flatten(space: Space, value: Any, path: str, columns: list[np.ndarray]) -> 
         column = np.ascontiguousarray(value, dtype=space.dtype)
         if column.shape[1:] != space.shape or column.ndim != len(space.shape) + 1:
             expected = f"[n, {', '.join(map(str, space.shape))}]"
-            raise ValueError(f"{path or 'value'}: expected shape {expected}, got {list(column.shape)}")
+            raise ValueError(
+                f"{path or 'value'}: expected shape {expected}, got {list(column.shape)}"
+            )
         columns.append(column)
 
 

@@ -122,7 +122,7 @@ def test_evaluation_of_policies_with_episodes_of_different_length(world):
     w.gateway.train(1)
 
     def play(until):
-        for tick in range(3000):
+        for _tick in range(3000):
             if until():
                 return
             if not peer.waiting:
