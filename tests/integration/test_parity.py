@@ -223,14 +223,16 @@ def test_what_goes_wrong_in_other_processes_is_told_here():
 
     start_ray(None)
     try:
-        with (
-            config().callbacks(Faulty).build() as algorithm,
-            pytest.raises(PolicyServerError, match="my own mistake"),
-        ):
+
+        def train_long(algorithm):
             for _ in range(5):
                 algorithm.train()
+
+        watched = config().callbacks(Faulty).build()
+        with watched, pytest.raises(PolicyServerError, match="my own mistake"):
+            train_long(watched)
         broken = config().learners(device="cuda:7").build()
-        with broken as algorithm, pytest.raises(LearnerError, match="cannot start.*cuda:7"):
+        with broken as algorithm, pytest.raises(LearnerError, match=r"cannot start.*cuda:7"):
             algorithm.train()
         with config().build() as algorithm:
             taken = config().server(bind=algorithm.address)
