@@ -39,6 +39,7 @@ class Stranger:
         self.player.auditor.audit = lambda batch: None
         world.on_loop(lambda: world.gateway.train(None))
         self.player.play(3)
+        self.token = 0
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.DEALER)
         self.fresh()
@@ -56,14 +57,19 @@ class Stranger:
         return self.drain()
 
     def drain(self):
-        self.socket.send(msgpack.packb([7, 12345]))
+        """Everything that comes before the answer to a PING. A flood may cost its sender replies,
+        that answer included (the server never waits for who does not read): it asks again."""
         replies = []
-        while True:
-            assert self.socket.poll(10000), "the server fell silent"
-            message = decode(self.socket.recv())
-            if type(message).__name__ == "Pong":
-                return replies
-            replies.append(message)
+        for _ in range(5):
+            self.token += 1
+            self.socket.send(msgpack.packb([7, self.token]))
+            while self.socket.poll(4000):
+                message = decode(self.socket.recv())
+                if type(message).__name__ != "Pong":
+                    replies.append(message)
+                elif message.token == self.token:
+                    return replies
+        raise AssertionError("the server fell silent")
 
     def check(self, replies):
         """Errors only; and the player plays on, undisturbed."""
