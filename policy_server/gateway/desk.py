@@ -31,7 +31,6 @@ from policy_server.types import Batch, Episode, Leaves, PolicySpaces, PolicyStat
 from sim_clients.protocol import ErrorCode, Flag, GroupSpec
 from sim_clients.protocol.spaces import leaves
 
-ONE = np.uint64(1)
 LEAST_LOG_PROB = -50.0
 """Of an action that was executed instead of the one sent. A ratio to less would overflow."""
 
@@ -50,6 +49,7 @@ class Served(Protocol):
         self,
         obs: Leaves,
         mask: np.ndarray | None,
+        slots: np.ndarray,
         keys: np.ndarray,
         draws: np.ndarray,
         greedy: np.ndarray | None,
@@ -330,9 +330,8 @@ class PolicyDesk:
         slots, ledger = work.slots, self.ledger
         greedy = ledger.evaluating[slots] if self.evaluation.active else None
         work.choice = self.served.choose(
-            work.obs, work.mask, ledger.keys[slots], ledger.draws[slots], greedy
+            work.obs, work.mask, slots, ledger.keys, ledger.draws, greedy
         )
-        ledger.draws[slots] += ONE
         return self.served.to_simulator(work.choice)
 
     def begin(self, work: Work) -> None:

@@ -17,6 +17,7 @@ import torch
 
 from policy_server.config import InferenceConfig
 from policy_server.errors import ConfigError
+from policy_server.inference.few_rows import FEW, FewRows
 from policy_server.networks.device import pick_device
 from policy_server.networks.mlp import DenseLayer
 from policy_server.networks.policy import PlainPolicy, PolicyNetwork
@@ -105,7 +106,7 @@ _ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class NumpyExecutor:
-    """Runs a plain MLP layer by layer in NumPy."""
+    """Runs a plain MLP layer by layer in NumPy; a handful of rows in one compiled call."""
 
     def __init__(self, network: PolicyNetwork):
         self.network = network.cpu().eval()
@@ -118,6 +119,8 @@ class NumpyExecutor:
     def __call__(self, obs: Leaves) -> np.ndarray:
         parts = [part.numpy(leaf) for part, leaf in zip(self._recipe, obs, strict=True)]
         x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        if self._few is not None and len(x) <= FEW:
+            return self._few(x)
         for weight, bias, activation, norm in self._layers:
             x = x @ weight
             x += bias
@@ -141,6 +144,7 @@ class NumpyExecutor:
         assert plain is not None
         self._recipe = plain.recipe
         self._layers = [_layer(layer) for layer in plain.layers]
+        self._few = FewRows(plain.layers) if FewRows.fits(plain.layers) else None
         log_std = self.network.log_std
         self._log_std = None if log_std is None else log_std.detach().numpy().copy()
 

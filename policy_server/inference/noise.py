@@ -10,16 +10,19 @@ Generators, OOPSLA 2014), used as a counter-based generator.
 
 from __future__ import annotations
 
-import functools
 import hashlib
+from typing import Any
 
 import numpy as np
+
+from policy_server.compiled import compiled, part
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
 _UNIT = 1.0 / 2**32
-_S30, _S27, _S31, _S32 = (np.uint64(n) for n in (30, 27, 31, 32))
+_ONE = np.uint64(1)
+_S27, _S30, _S31, _S32 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
 
 
 def lane_keys(*parts: object, lanes: int) -> np.ndarray:
@@ -35,36 +38,36 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> _S31)
 
 
-def uniforms(keys: np.ndarray, counters: np.ndarray, width: int) -> np.ndarray:
-    """`width` numbers per lane, each in [0, 1 - 2**-32].
+@part
+def uniform(key: Any, counter: Any, width: Any, position: Any) -> Any:
+    """Number `position` of the `width` that a lane draws for its action `counter`."""
+    x = key + (counter * width + position + _ONE) * _GAMMA
+    x = (x ^ (x >> _S30)) * _MIX1
+    x = (x ^ (x >> _S27)) * _MIX2
+    return ((x ^ (x >> _S31)) >> _S32) * _UNIT
 
-    Shapes: `keys` uint64[n], `counters` uint64[n] (how many actions the lane had) -> float64
-    `[n, width]`.
+
+@compiled("f8[:,::1](i8[::1], u8[::1], u8[::1], u8)")
+def draw(slots: np.ndarray, keys: np.ndarray, draws: np.ndarray, width: int) -> np.ndarray:
+    """`width` numbers for each of the lanes `slots`, each in [0, 1 - 2**-32]; they have drawn
+    once more when this returns.
+
+    Shapes: `slots` int64[n]; `keys` and `draws` (how many actions the lane had, counted up here)
+    uint64 by slot -> float64 `[n, width]`.
     """
-    ahead, stride = _steps(width)
-    bits = (counters * stride + keys)[:, None] + ahead
-    # In place: at a few rows the allocations are most of the cost.
-    bits ^= bits >> _S30
-    bits *= _MIX1
-    bits ^= bits >> _S27
-    bits *= _MIX2
-    bits ^= bits >> _S31
-    bits >>= _S32
-    return bits * _UNIT
+    numbers = np.empty((len(slots), np.int64(width)), np.float64)
+    for row in range(len(slots)):
+        slot = slots[row]
+        for position in range(width):
+            numbers[row, position] = uniform(keys[slot], draws[slot], width, np.uint64(position))
+        draws[slot] += _ONE
+    return numbers
 
 
-@functools.cache
-def _steps(width: int) -> tuple[np.ndarray, np.uint64]:
-    # Sums and products wrap at 2**64, so the counter's share can be multiplied out beforehand.
-    ahead = np.arange(1, width + 1, dtype=np.uint64) * _GAMMA
-    return ahead, np.uint64(width * int(_GAMMA) % 2**64)
-
-
-def normals(uniform: np.ndarray) -> np.ndarray:
-    """Pairs of uniforms -> as many normals. `[n, 2 * d]` -> float32 `[n, d]`.
+@part
+def normal(one: Any, other: Any) -> Any:
+    """Two uniforms -> a normal.
 
     Source: Box and Muller, 1958.
     """
-    d = uniform.shape[1] // 2
-    radius = np.sqrt(-2.0 * np.log1p(-uniform[:, :d]))
-    return (radius * np.cos(2.0 * np.pi * uniform[:, d:])).astype(np.float32)
+    return np.sqrt(-2.0 * np.log1p(-one)) * np.cos(2.0 * np.pi * other)

@@ -10,7 +10,7 @@ import torch
 
 from policy_server.config import InferenceConfig, ModelConfig, PreprocessingConfig
 from policy_server.inference.executors import make_executor
-from policy_server.inference.noise import lane_keys, uniforms
+from policy_server.inference.noise import draw, lane_keys
 from policy_server.inference.preprocessing import Preprocessor
 from policy_server.inference.sampling import Choice, RealScale, Sampler
 from policy_server.networks import build_network
@@ -75,12 +75,17 @@ class ServedPolicy:
         self,
         obs: Leaves,
         mask: np.ndarray | None,
+        slots: np.ndarray,
         keys: np.ndarray,
         draws: np.ndarray,
         greedy: np.ndarray | None,
     ) -> Choice:
-        """One forward pass and one draw per row. `greedy` bool[n] or None."""
-        uniform = uniforms(keys, draws, self._sampler.noise_width)
+        """One forward pass, and one draw per row, which `draws` counts.
+
+        Shapes: `obs` and `mask` by row, `slots` int64[n]; `keys` and `draws` uint64 by slot;
+        `greedy` bool[n] or None (nobody).
+        """
+        uniform = draw(slots, keys, draws, self._sampler.noise_width)
         return self._sampler.choose(
             self._executor(obs), self._executor.log_std, mask, uniform, greedy
         )

@@ -17,6 +17,7 @@ from policy_server.inference.executors import (
     make_executor,
     pick_device,
 )
+from policy_server.inference.few_rows import FEW
 from policy_server.networks import PolicyNetwork, build_network
 from policy_server.networks.mlp import ACTIVATIONS
 from policy_server.networks.snapshot import flatten_parameters
@@ -69,7 +70,7 @@ def executor(kind: str, observation: Space, model: dict[str, object]) -> Executo
 
 def assert_agrees(made: Executor, learner: PolicyNetwork, observation: Space) -> None:
     made.load(flatten_parameters(learner))
-    for n in (1, 2, 33):
+    for n in (1, 2, FEW, FEW + 1, 33):
         obs = observations(observation, n)
         with torch.no_grad():
             head, _ = learner([torch.from_numpy(leaf) for leaf in obs])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from chi_square import counts_fit, critical
 
-from policy_server.inference.noise import lane_keys, normals, uniforms
+from policy_server.inference.noise import draw, lane_keys, normal
 
 LIMIT = 2**64
 
@@ -27,6 +27,27 @@ def test_the_chi_square_limit_is_exceeded_about_once_in_ten_thousand_times(freed
     half = critical(freedom) / 2
     tail = sum(half**i / math.factorial(i) for i in range(freedom // 2)) * math.exp(-half)
     assert tail == pytest.approx(1e-4, rel=0.5)
+
+
+def uniforms(keys, counters, width):
+    draws = counters.copy()
+    numbers = draw(np.arange(len(keys)), keys, draws, width)
+    np.testing.assert_array_equal(draws, counters + np.uint64(1))
+    return numbers
+
+
+def normals(uniform):
+    d = uniform.shape[1] // 2
+    pairs = zip(uniform[:, :d].ravel().tolist(), uniform[:, d:].ravel().tolist(), strict=True)
+    return np.array([normal(*pair) for pair in pairs], np.float32).reshape(-1, d)
+
+
+def test_lanes_draw_by_their_slots_and_nobody_else_draws():
+    keys, draws = lane_keys(3, lanes=8), np.arange(8, dtype=np.uint64)
+    slots = np.array([6, 1, 4])
+    expected = uniforms(keys[slots], draws[slots], 2)
+    np.testing.assert_array_equal(draw(slots, keys, draws, 2), expected)
+    np.testing.assert_array_equal(draws, [0, 2, 2, 3, 5, 5, 7, 7])
 
 
 def test_numbers_are_a_hash_of_lane_count_and_position():
@@ -75,12 +96,12 @@ def over_lanes() -> np.ndarray:
 
 def over_time() -> np.ndarray:
     keys = np.broadcast_to(lane_keys("time", lanes=1), N)
-    return uniforms(keys, np.arange(N, dtype=np.uint64), 4)
+    return uniforms(keys.copy(), np.arange(N, dtype=np.uint64), 4)
 
 
-@pytest.mark.parametrize("draw", [over_lanes, over_time])
-def test_numbers_are_even(draw):
-    numbers = draw()
+@pytest.mark.parametrize("source", [over_lanes, over_time])
+def test_numbers_are_even(source):
+    numbers = source()
     assert numbers.dtype == np.float64
     assert numbers.min() >= 0.0
     assert numbers.max() <= 1 - 2.0**-32
@@ -99,9 +120,9 @@ def test_numbers_are_even(draw):
         assert counts_fit(grid, pairs)
 
 
-@pytest.mark.parametrize("draw", [over_lanes, over_time])
-def test_normals_have_the_moments_of_normals(draw):
-    numbers = normals(draw())
+@pytest.mark.parametrize("source", [over_lanes, over_time])
+def test_normals_have_the_moments_of_normals(source):
+    numbers = normals(source())
     assert numbers.dtype == np.float32
     assert numbers.shape == (N, 2)
     z = numbers.astype(np.float64)

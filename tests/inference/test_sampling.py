@@ -10,7 +10,7 @@ import torch
 from chi_square import counts_fit
 from torch.distributions import Categorical, Normal
 
-from policy_server.inference.noise import lane_keys, uniforms
+from policy_server.inference.noise import draw, lane_keys
 from policy_server.inference.sampling import Choice, RealScale, Sampler
 from policy_server.types import ActionLayout
 from sim_clients.protocol.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
@@ -61,7 +61,8 @@ class Rig:
 
     def choose(self, greedy: np.ndarray | None = None, place: object = "test") -> Choice:
         keys = lane_keys(place, lanes=self.n)
-        uniform = uniforms(keys, np.zeros(self.n, np.uint64), self.sampler.noise_width)
+        draws = np.zeros(self.n, np.uint64)
+        uniform = draw(np.arange(self.n), keys, draws, self.sampler.noise_width)
         return self.sampler.choose(self.head, self.log_std, self.mask, uniform, greedy)
 
     def log_prob(self, choice: Choice) -> np.ndarray:

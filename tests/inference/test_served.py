@@ -38,7 +38,7 @@ def served(executor: str = "auto", seed: int = 3, **model: object) -> ServedPoli
 def choose(policy: ServedPolicy, rows: np.ndarray) -> Choice:
     keys = policy.lane_keys("place", lanes=N)
     obs = tuple(leaf[rows] for leaf in OBS)
-    return policy.choose(obs, MASK[rows], keys[rows], DRAWS[rows], None)
+    return policy.choose(obs, MASK[rows], rows, keys, DRAWS.copy(), None)
 
 
 def assert_same(mine: Choice, theirs: Choice) -> None:
@@ -77,7 +77,8 @@ def test_a_lane_draws_anew_each_time_and_the_same_from_the_same_seed():
     first = choose(policy, rows)
     assert_same(choose(again, rows), first)
     assert (choose(other, rows).reals != first.reals).all()
-    later = policy.choose(OBS, MASK, policy.lane_keys("place", lanes=N), DRAWS + np.uint64(1), None)
+    keys = policy.lane_keys("place", lanes=N)
+    later = policy.choose(OBS, MASK, rows, keys, DRAWS + np.uint64(1), None)
     assert (later.reals != first.reals).all()
 
 
@@ -117,6 +118,6 @@ def test_one_option_is_certain():
         InferenceConfig("cpu"),
         0,
     )
-    choice = policy.choose(OBS, None, policy.lane_keys(lanes=N), DRAWS, None)
+    choice = policy.choose(OBS, None, np.arange(N), policy.lane_keys(lanes=N), DRAWS.copy(), None)
     assert not choice.categories.any()
     assert not choice.logp.any()
