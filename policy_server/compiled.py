@@ -15,14 +15,14 @@ Compiled once per installation (some seconds, kept in `__pycache__`), then loade
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-_HOW = {
+_HOW: dict[str, Any] = {
     "cache": True,
     "error_model": "numpy",  # divisions by zero give infinity
     "fastmath": {"contract"},  # a * b + c may be one instruction; nothing else is reordered
@@ -32,11 +32,9 @@ _HOW = {
 def compiled(*signatures: str) -> Callable[[F], F]:
     """Compiles for exactly these signatures ("f4(f4[::1], i8)"); arrays are C-contiguous and
     writable. What it calls must stand above it."""
-    decorate: Callable[[F], F] = numba.njit(list(signatures), **_HOW)
-    return decorate
+    return cast(Callable[[F], F], numba.njit(list(signatures), **_HOW))
 
 
 def part(function: F) -> F:
     """A part of compiled functions, for whatever types they use it with."""
-    decorate: Callable[[F], F] = numba.njit(**_HOW)
-    return decorate(function)
+    return cast(F, numba.njit(**_HOW)(function))

@@ -138,7 +138,7 @@ def test_the_ten_lines_play():
         assert len(whole) == 16 * 3
         assert {episode.length for episode in whole} == {20}
         assert all(episode.complete and -60 < episode.return_ < 0 for episode in whole)
-        assert world.gateway.rejected == {}
+        assert world.gateway.reader.rejected == {}
         world.on_loop(world.balances)
 
 
@@ -177,7 +177,7 @@ def test_the_gymnasium_example_plays():
         summary = run_gymnasium("Landing-v0", world.address, num_envs=4, seed=1, steps=1200)
         assert summary.steps == 1200
         assert summary.episodes >= 4
-        assert world.gateway.rejected == {}
+        assert world.gateway.reader.rejected == {}
         world.on_loop(world.balances)
 
 

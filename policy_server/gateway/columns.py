@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from policy_server.compiled import compiled
 from policy_server.types import ActionLayout
 from sim_clients.protocol import ErrorCode, Flag, ProtocolError
 from sim_clients.protocol.spaces import Box, Leaf, choices
@@ -36,16 +37,22 @@ overflow where networks compute, and spoil the training of everybody else."""
 
 @dataclass(slots=True)
 class Part:
-    """One group of one STEP: n rows that go to one desk.
-
-    Attributes:
-        slots: int64[n] as bytes, the desk's numbers of the lanes.
-    """
+    """One group of one STEP: n rows that go to one desk."""
 
     group: str
     rows: int
     lanes: bytes | None
-    slots: bytes
+
+
+@dataclass(slots=True)
+class Report(Part):
+    """A part with what it reports, as it was unpacked.
+
+    Attributes:
+        slots: int64[n], the desk's numbers of the lanes.
+    """
+
+    slots: np.ndarray
     flags: bytes
     rewards: bytes
     observations: list[bytes]
@@ -65,7 +72,7 @@ class Columns:
     rewards: np.ndarray
     observations: list[np.ndarray]
     mask: np.ndarray | None
-    quiet: bool  # no flag is set: everybody just goes on
+    quiet: bool = False  # known to have no flag set: everybody just goes on
     finals: tuple[np.ndarray, list[np.ndarray]] | None = None
     executed: tuple[np.ndarray, list[np.ndarray]] | None = None
     metrics: list[tuple[int, dict[str, float]]] = field(default_factory=list)
@@ -88,41 +95,45 @@ class ColumnReader:
         self.mask_width = layout.mask_width if mask else 0
         ends = np.cumsum(layout.nvec)
         self._segments = (ends - layout.nvec).astype(np.intp)
+        self.formats: list[tuple[tuple[int, ...], np.dtype[Any]]] = [
+            ((), np.dtype(np.uint8)),
+            ((), np.dtype("<f4")),
+            *((leaf.shape, leaf.dtype) for _, leaf in observation),
+        ]
+        """Shape and dtype of a row: flags, rewards, the leaves, and the mask if there is one."""
+        if self.mask_width:
+            self.formats.append(((self.mask_width,), np.dtype(np.uint8)))
+        self.widths = [int(np.prod(shape)) * dtype.itemsize for shape, dtype in self.formats]
+        """Bytes of each."""
 
     # -- joining ---------------------------------------------------------------------------------
 
-    def join(self, parts: list[Part]) -> Columns:
+    def join(self, parts: list[Report]) -> Columns:
         """Lengths of all columns are right already (`check_lengths`)."""
-        if len(parts) == 1:
-            part = parts[0]
-            slots, flags, rewards = part.slots, part.flags, part.rewards
-            observed = part.observations
-        else:
-            slots = b"".join([part.slots for part in parts])
-            flags = b"".join([part.flags for part in parts])
-            rewards = b"".join([part.rewards for part in parts])
-            observed = [
-                b"".join(column) for column in zip(*[p.observations for p in parts], strict=True)
-            ]
-        columns = Columns(
-            np.frombuffer(slots, np.int64),
-            np.frombuffer(flags, np.uint8),
-            np.frombuffer(rewards, "<f4"),
-            [
-                np.frombuffer(data, leaf.dtype).reshape((len(flags), *leaf.shape))
-                for data, (_, leaf) in zip(observed, self.observation, strict=True)
-            ],
-            None,
-            flags.count(0) == len(flags),
-        )
+        rows = sum(part.rows for part in parts)
+        pieces = [
+            [part.flags for part in parts],
+            [part.rewards for part in parts],
+            *([part.observations[i] for part in parts] for i in range(len(self.observation))),
+        ]
         if self.mask_width:
-            masks = b"".join([part.extras["mask"] for part in parts])  # type: ignore[index]
-            columns.mask = np.frombuffer(masks, np.uint8).reshape(-1, self.mask_width)
+            pieces.append([part.extras["mask"] for part in parts])  # type: ignore[index]
+        flags, rewards, *rest = (
+            np.frombuffer(bytearray().join(each), dtype).reshape((rows, *shape))
+            for each, (shape, dtype) in zip(pieces, self.formats, strict=True)
+        )
+        columns = Columns(
+            np.concatenate([part.slots for part in parts]),
+            flags,
+            rewards,
+            rest[: len(self.observation)],
+            rest[-1] if self.mask_width else None,
+        )
         if any(part.extras for part in parts):
             self._join_extras(parts, columns)
         return columns
 
-    def _join_extras(self, parts: list[Part], columns: Columns) -> None:
+    def _join_extras(self, parts: list[Report], columns: Columns) -> None:
         at, finals, executed = 0, [], []
         for part in parts:
             extras = part.extras or {}
@@ -138,7 +149,7 @@ class ColumnReader:
 
     # -- checking one part ---------------------------------------------------------------------------
 
-    def check_lengths(self, part: Part, leaf_bytes: list[int]) -> None:
+    def check_lengths(self, part: Report, leaf_bytes: list[int]) -> None:
         """Every column of the part has the length its rows and spaces demand.
 
         Raises:
@@ -166,7 +177,7 @@ class ColumnReader:
         if part.extras is not None or self.mask_width:
             self._check_extras(part)
 
-    def _check_extras(self, part: Part) -> None:
+    def _check_extras(self, part: Report) -> None:
         extras = part.extras
         if extras is not None and type(extras) is not dict:
             raise _fail(part, ErrorCode.MALFORMED, "extras", "a map or nil", extras)
@@ -204,7 +215,7 @@ class ColumnReader:
             _check_metrics(part)
 
     @staticmethod
-    def _check_rows(part: Part, name: str, parts: list[tuple[str, Leaf]], code: str) -> None:
+    def _check_rows(part: Report, name: str, parts: list[tuple[str, Leaf]], code: str) -> None:
         value = part.extras[name]  # type: ignore[index]
         if (
             type(value) is not list
@@ -230,36 +241,25 @@ class ColumnReader:
 
     # -- checking content ------------------------------------------------------------------------------
 
-    def check(self, columns: Columns) -> None:
-        """Values are in their spaces. One vectorised test per column.
+    def check(self, columns: Columns, opened: np.ndarray, busy: np.ndarray) -> None:
+        """Values are in their spaces and fit the state of their lanes; says whether it is quiet.
+
+        Shapes: `opened` and `busy` bool by slot: an episode is under way, a request waits.
 
         Raises:
-            RowError: the first wrong row of the first wrong column.
+            RowError: a wrong row.
         """
-        if not columns.quiet and not LEGAL_FLAGS[columns.flags].all():
-            row = int(np.flatnonzero(~LEGAL_FLAGS[columns.flags])[0])
-            raise RowError(
-                row, ErrorCode.BAD_FLAGS, f"flags {int(columns.flags[row])} make no sense together"
-            )
-        good = np.abs(columns.rewards) <= REWARD_LIMIT
-        if np.count_nonzero(good) != len(good):
-            row = int(np.flatnonzero(~good)[0])
-            raise RowError(
-                row,
-                ErrorCode.BAD_REWARD,
-                f"expected a finite reward within +-{REWARD_LIMIT:.0e}, got {columns.rewards[row]}",
-            )
+        verdict = _judge(
+            columns.slots, columns.flags, columns.rewards, opened, busy, LEGAL_FLAGS, REWARD_LIMIT
+        )
+        columns.quiet = not verdict & FLAGGED
+        if verdict & WRONG:
+            self._name_wrong(columns, opened, busy)
         for column, (path, leaf) in zip(columns.observations, self.observation, strict=True):
-            check_leaf(column, leaf, f"observation{path}", ErrorCode.BAD_OBSERVATION)
+            if not _all_finite(column):
+                check_leaf(column, leaf, f"observation{path}", ErrorCode.BAD_OBSERVATION)
         if columns.mask is not None:
-            allowed = np.add.reduceat(columns.mask != 0, self._segments, axis=1) > 0
-            if not allowed.all():
-                row = int(np.flatnonzero(~allowed.all(axis=1))[0])
-                raise RowError(
-                    row,
-                    ErrorCode.BAD_MASK,
-                    "expected at least one allowed option per choice, got none",
-                )
+            self._check_mask(columns.mask)
         if not columns.quiet or columns.finals is not None:
             truncated = (columns.flags & (Flag.TRUNCATED | Flag.LEAVING)) == Flag.TRUNCATED
             if truncated.any() or columns.finals is not None:
@@ -268,6 +268,52 @@ class ColumnReader:
             rows, leaves_ = columns.executed
             for column, (path, leaf) in zip(leaves_, self.action, strict=True):
                 check_leaf(column, leaf, f"action{path}", ErrorCode.BAD_ACTION, rows)
+
+    @staticmethod
+    def _name_wrong(columns: Columns, opened: np.ndarray, busy: np.ndarray) -> None:
+        """Raises what `_judge` saw."""
+        slots, flags, rewards = columns.slots, columns.flags, columns.rewards
+        senseless = ~LEGAL_FLAGS[flags]
+        if senseless.any():
+            row = int(np.flatnonzero(senseless)[0])
+            raise RowError(
+                row, ErrorCode.BAD_FLAGS, f"flags {int(flags[row])} make no sense together"
+            )
+        absurd = ~(np.abs(rewards) <= REWARD_LIMIT)
+        if absurd.any():
+            row = int(np.flatnonzero(absurd)[0])
+            raise RowError(
+                row,
+                ErrorCode.BAD_REWARD,
+                f"expected a finite reward within +-{REWARD_LIMIT:.0e}, got {rewards[row]}",
+            )
+        waiting = busy[slots]
+        if waiting.any():
+            raise RowError(
+                int(np.flatnonzero(waiting)[0]),
+                ErrorCode.BAD_LANE,
+                "expected no request while the lane's last one waits for its reply",
+            )
+        closed = ~opened[slots]
+        idle = closed & ((flags & (Flag.FIRST | Flag.CONTINUED)) == 0)
+        ended = closed & ((flags & Flag.ENDED) != 0)
+        row = int(np.flatnonzero(idle | ended)[0])
+        raise RowError(
+            row,
+            ErrorCode.BAD_FLAGS,
+            "the lane has no open episode: expected the flag FIRST (or CONTINUED after a restart) "
+            f"and no ending, got flags {int(flags[row])}",
+        )
+
+    def _check_mask(self, mask: np.ndarray) -> None:
+        allowed = np.add.reduceat(mask != 0, self._segments, axis=1) > 0
+        if not allowed.all():
+            row = int(np.flatnonzero(~allowed.all(axis=1))[0])
+            raise RowError(
+                row,
+                ErrorCode.BAD_MASK,
+                "expected at least one allowed option per choice, got none",
+            )
 
     def _check_finals(self, columns: Columns, truncated: np.ndarray) -> None:
         given = np.zeros(len(truncated), bool)
@@ -283,6 +329,94 @@ class ColumnReader:
                 ErrorCode.BAD_OBSERVATION,
                 "truncated and begun again: expected its true final observation in extras.final_obs, got none",
             )
+
+
+FLAGGED, WRONG = 1, 2
+_OPENING = int(Flag.FIRST | Flag.CONTINUED)
+_ENDED = int(Flag.ENDED)
+
+
+@compiled("i8(i8[::1], u1[::1], f4[::1], b1[::1], b1[::1], b1[::1], f8)")
+def _judge(
+    slots: np.ndarray,
+    flags: np.ndarray,
+    rewards: np.ndarray,
+    opened: np.ndarray,
+    busy: np.ndarray,
+    legal: np.ndarray,
+    limit: float,
+) -> int:
+    """FLAGGED if any flag is set, plus WRONG if any row is wrong; `_name_wrong` says which."""
+    verdict = 0
+    for i in range(len(slots)):
+        slot, flag = slots[i], flags[i]
+        if flag:
+            verdict |= FLAGGED
+        fits = opened[slot] or (flag & _OPENING and not flag & _ENDED)
+        if not (legal[flag] and abs(rewards[i]) <= limit and fits) or busy[slot]:
+            verdict |= WRONG
+    return verdict
+
+
+def _all_finite(column: np.ndarray) -> bool:
+    """Known to be good at a glance; `check_leaf` has the last word on everything else."""
+    kind = column.dtype
+    if kind == np.float32:
+        return _within_f4(column.reshape(-1), NUMBER_LIMIT)
+    if kind == np.float64:
+        return _within_f8(column.reshape(-1), NUMBER_LIMIT)
+    return False
+
+
+@compiled("b1(f4[::1], f8)")
+def _within_f4(values: np.ndarray, limit: float) -> bool:
+    good = True
+    for i in range(len(values)):
+        good &= abs(values[i]) <= np.float32(limit)
+    return good
+
+
+@compiled("b1(f8[::1], f8)")
+def _within_f8(values: np.ndarray, limit: float) -> bool:
+    good = True
+    for i in range(len(values)):
+        good &= abs(values[i]) <= limit
+    return good
+
+
+def join_columns(several: list[Columns]) -> Columns:
+    """Rows of one desk that were read in different ways, one behind the other."""
+    if len(several) == 1:
+        return several[0]
+    joined = Columns(
+        np.concatenate([c.slots for c in several]),
+        np.concatenate([c.flags for c in several]),
+        np.concatenate([c.rewards for c in several]),
+        [np.concatenate(leaf) for leaf in zip(*(c.observations for c in several), strict=True)],
+        None if several[0].mask is None else np.concatenate([c.mask for c in several]),
+    )
+    at, finals, executed = 0, [], []
+    for columns in several:
+        if columns.finals is not None:
+            finals.append((columns.finals[0] + at, columns.finals[1]))
+        if columns.executed is not None:
+            executed.append((columns.executed[0] + at, columns.executed[1]))
+        joined.metrics += [(row + at, metrics) for row, metrics in columns.metrics]
+        at += len(columns.slots)
+    joined.finals = _stack_rows(finals)
+    joined.executed = _stack_rows(executed)
+    return joined
+
+
+def _stack_rows(
+    pieces: list[tuple[np.ndarray, list[np.ndarray]]],
+) -> tuple[np.ndarray, list[np.ndarray]] | None:
+    if not pieces:
+        return None
+    return (
+        np.concatenate([rows for rows, _ in pieces]),
+        [np.concatenate(leaf) for leaf in zip(*(leaves_ for _, leaves_ in pieces), strict=True)],
+    )
 
 
 def check_leaf(
@@ -329,7 +463,7 @@ def _join_rows(
     return rows, columns
 
 
-def _check_metrics(part: Part) -> None:
+def _check_metrics(part: Report) -> None:
     value = part.extras["metrics"]  # type: ignore[index]
     if type(value) is not list or len(value) > part.rows:
         raise _fail(part, ErrorCode.BAD_METRIC, "metrics", "[[row, {name: number}], ...]", value)
@@ -362,12 +496,12 @@ def _check_metrics(part: Part) -> None:
                 )
 
 
-def _fail(part: Part, code: str, what: str, expected: str, came: Any) -> ProtocolError:
+def _fail(part: Report, code: str, what: str, expected: str, came: Any) -> ProtocolError:
     value = repr(came)[:40] if isinstance(came, (int, float, type(None))) else type(came).__name__
     return ProtocolError(code, f"group '{part.group}', {what}: expected {expected}, got {value}.")
 
 
-def _length(part: Part, what: str, size: int, came: Any, code: str) -> ProtocolError:
+def _length(part: Report, what: str, size: int, came: Any, code: str) -> ProtocolError:
     value = f"{len(came)} bytes" if type(came) is bytes else type(came).__name__
     return ProtocolError(
         code,

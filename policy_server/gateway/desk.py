@@ -20,15 +20,16 @@ import numpy as np
 
 from policy_server.callbacks import Callbacks
 from policy_server.config import CollectionConfig
-from policy_server.gateway.columns import ColumnReader, Columns, RowError
+from policy_server.gateway.columns import ColumnReader, Columns
 from policy_server.gateway.evaluation import Evaluation
 from policy_server.gateway.ledger import EpisodeLedger
 from policy_server.gateway.work import Work
 from policy_server.rollouts.accounting import Accounts, Drop
 from policy_server.rollouts.collector import Collector
-from policy_server.rollouts.unrolls import NONE, RowLayout, UnrollStore
+from policy_server.rollouts.rows import NONE
+from policy_server.rollouts.unrolls import RowLayout, UnrollStore
 from policy_server.types import Batch, Episode, Leaves, PolicySpaces, PolicyState, UpdateResult
-from sim_clients.protocol import ErrorCode, Flag, GroupSpec
+from sim_clients.protocol import Flag, GroupSpec
 from sim_clients.protocol.spaces import leaves
 
 LEAST_LOG_PROB = -50.0
@@ -145,29 +146,7 @@ class PolicyDesk:
 
     def check(self, columns: Columns) -> None:
         """Content of the columns, and whether it fits the lanes' state. Raises RowError."""
-        self.reader.check(columns)
-        slots, flags = columns.slots, columns.flags
-        if np.count_nonzero(self.ledger.busy[slots]):
-            row = int(np.flatnonzero(self.ledger.busy[slots])[0])
-            raise RowError(
-                row,
-                ErrorCode.BAD_LANE,
-                "expected no request while the lane's last one waits for its reply",
-            )
-        opened = self.ledger.open[slots]
-        if np.count_nonzero(opened) == len(slots):
-            return
-        idle = ~opened & ((flags & (Flag.FIRST | Flag.CONTINUED)) == 0)
-        ended = ~opened & ((flags & Flag.ENDED) != 0)
-        wrong = idle | ended
-        if wrong.any():
-            row = int(np.flatnonzero(wrong)[0])
-            raise RowError(
-                row,
-                ErrorCode.BAD_FLAGS,
-                "the lane has no open episode: expected the flag FIRST (or CONTINUED after a restart) "
-                f"and no ending, got flags {int(flags[row])}",
-            )
+        self.reader.check(columns, self.ledger.open, self.ledger.busy)
 
     # -- look, settle, act, begin ------------------------------------------------------------------
 
@@ -211,7 +190,7 @@ class PolicyDesk:
         """bool[n]: lanes that must be granted a new unroll before they act."""
         if not self.trains or not self.collector.synchronous:
             return np.zeros(len(slots), bool)
-        wanting = self.collector.wanting(slots)
+        wanting = self.store.wanting(slots)
         if self.evaluation.active:
             wanting &= ~self.ledger.evaluating[slots]
         return wanting

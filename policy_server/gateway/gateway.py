@@ -22,13 +22,14 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
-from msgpack import Packer
 
 from policy_server.config import EvaluationConfig, MultiAgentConfig, ServerConfig
 from policy_server.errors import PolicyServerError
-from policy_server.gateway.columns import Columns, Part, RowError
+from policy_server.gateway.columns import Columns, RowError
 from policy_server.gateway.desk import PolicyDesk
-from policy_server.gateway.request import Request, environments, place, read_request
+from policy_server.gateway.reader import FrameReader, Frames, Requests
+from policy_server.gateway.replies import Replies
+from policy_server.gateway.request import Request, environments, place
 from policy_server.gateway.session import Session, SessionTable, error_frame
 from policy_server.gateway.waiting import WaitingRoom
 from policy_server.gateway.work import Work
@@ -40,21 +41,14 @@ from sim_clients.protocol import (
     EventKind,
     GroupSpec,
     Hello,
-    MessageType,
     Ping,
     Pong,
     ProtocolError,
     encode,
-    unpack,
 )
-from sim_clients.protocol.codec import U64, read
+from sim_clients.protocol.codec import read
 
 log = logging.getLogger(__name__)
-
-STEP = int(MessageType.STEP)
-ACTIONS = int(MessageType.ACTIONS)
-Frames = list[tuple[bytes, bytes]]
-"""(peer, frame) pairs."""
 
 
 class Gateway:
@@ -80,20 +74,18 @@ class Gateway:
         self.clock = clock
         self.desks: dict[str, PolicyDesk] = {}
         self.sessions = SessionTable(server, self._desk_for, self._release)
+        self.reader = FrameReader(self.sessions, self._other)
         self.env_steps = 0
-        self.messages = {"received": 0, "accepted": 0, "duplicate": 0}
-        self.rejected: dict[str, int] = {}
         self.draining = False
         self.failure: str | None = None
         self._make_desk = make_desk
-        self._pack = Packer().pack
         self._expected_sessions = expected_sessions
         self._training = False
         self._evaluating = 0  # episodes of the evaluation asked for; 0: none
         self._targets: dict[str, int] | None = None  # updates after which training rests
-        self._deferred: Frames = []
         self._probes: Frames = []
         self._answered: list[tuple[PolicyDesk, Work]] = []
+        self._heard: list[Request] = []
         self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self.waiting = WaitingRoom()
         self._waiters: list[tuple[Callable[[], bool], Future[None]]] = []
@@ -148,9 +140,7 @@ class Gateway:
         """Reads what came, and answers all that can be answered."""
         out: Frames = []
         self._run_commands()
-        if self._deferred:
-            inbox, self._deferred = self._deferred + inbox, []
-        requests = self._read(inbox, now, out)
+        requests = self.reader.read(inbox, now, out)
         if self._probes:
             out += self._probes
             self._probes.clear()
@@ -161,62 +151,8 @@ class Gateway:
             out += self.waiting.tell(now)
         if requests:
             checked = self._check(requests, out)
-            self._look_and_act(requests, checked, now, out)
+            self._look_and_act(self._heard, checked, now, out)
         return out
-
-    def _read(self, inbox: Frames, now: float, out: Frames) -> list[Request]:
-        requests: list[Request] = []
-        speaking: set[bytes] = set()  # peers with a STEP in this tick
-        by_peer = self.sessions.by_peer
-        for peer, frame in inbox:
-            if peer in speaking:
-                # No lane may occur twice in a batch, and no session end before its STEP is done.
-                self._deferred.append((peer, frame))
-                continue
-            self.messages["received"] += 1
-            seq: int | None = None
-            try:
-                data = unpack(frame)
-                if data[0] != STEP:
-                    reply = self._other(peer, data, now)
-                    self.messages["accepted"] += 1
-                    if reply is not None:
-                        out.append((peer, reply))
-                    continue
-                if len(data) != 3 or type(data[1]) is not int or not 0 < data[1] <= U64:
-                    raise ProtocolError(
-                        ErrorCode.MALFORMED, "expected STEP as [3, seq >= 1, groups]."
-                    )
-                seq = data[1]
-                session = by_peer.get(peer)
-                if session is None:
-                    raise ProtocolError(
-                        ErrorCode.UNKNOWN_SESSION,
-                        "expected HELLO first on this connection, got STEP.",
-                    )
-                session.last_heard = now
-                if seq != session.seq + 1:
-                    reply = SessionTable.repeated(session, seq, frame)
-                    self.messages["duplicate"] += 1
-                    out.append((peer, reply or encode(Event(EventKind.WAIT, seq, {}))))
-                    continue
-                requests.append(read_request(session, seq, data[2], frame))
-                speaking.add(peer)
-            except ProtocolError as error:
-                self._reject(error.code)
-                out.append((peer, error_frame(error, seq)))
-            except Exception:
-                # A fault of ours must not take the other sessions along.
-                log.exception("a message could not be handled")
-                self._reject(ErrorCode.INTERNAL)
-                fault = ProtocolError(
-                    ErrorCode.INTERNAL, "the server failed on this message; its log says why."
-                )
-                out.append((peer, error_frame(fault, seq)))
-        return requests
-
-    def _reject(self, code: str) -> None:
-        self.rejected[code] = self.rejected.get(code, 0) + 1
 
     def _other(self, peer: bytes, data: list[Any], now: float) -> bytes | None:
         message = read(data)
@@ -257,48 +193,39 @@ class Gateway:
         if session is not None and session.contested:
             self.sessions.end(session, "replaced by a new run")
 
-    def _check(self, requests: list[Request], out: Frames) -> list[tuple[PolicyDesk, Columns]]:
-        """Columns per desk, every row of them good; requests with a bad row leave the list."""
+    def _check(self, requests: Requests, out: Frames) -> list[tuple[PolicyDesk, Columns]]:
+        """Columns per desk, every row of them good; requests with a bad row are refused, the
+        others accepted."""
         while True:
-            parts: dict[PolicyDesk, list[Part]] = {}
-            owners: dict[PolicyDesk, list[Request]] = {}
-            for request in requests:
-                for _, desk, part in request.parts:
-                    mine = parts.setdefault(desk, [])
-                    mine.append(part)
-                    owners.setdefault(desk, []).append(request)
-            checked = []
-            for desk, mine in parts.items():
-                columns = desk.reader.join(mine)
+            checked = requests.columns()
+            for desk, columns in checked:
                 try:
                     desk.check(columns)
                 except RowError as error:
-                    guilty = self._refuse(error, mine, owners[desk], out)
-                    requests.remove(guilty)
+                    self._refuse(error, desk, requests, out)
                     break
-                checked.append((desk, columns))
             else:
-                self._accept(requests)
-                return checked
+                break
+        self._heard = requests.all()
+        self.reader.messages["accepted"] += len(self._heard)
+        for request in self._heard:
+            request.entry = request.session.accept(request.seq, request.frame)
+        return checked
 
-    def _refuse(
-        self, error: RowError, parts: list[Part], owners: list[Request], out: Frames
-    ) -> Request:
-        ends = np.cumsum([part.rows for part in parts])
-        at = int(np.searchsorted(ends, error.row, side="right"))
-        part, request = parts[at], owners[at]
-        row = error.row - int(ends[at]) + part.rows
+    def _refuse(self, error: RowError, desk: PolicyDesk, requests: Requests, out: Frames) -> None:
+        """Finds whose the wrong row is."""
+        row = error.row
+        owners = iter(requests.parts(desk))
+        request, part = next(owners)
+        while row >= part.rows:
+            row -= part.rows
+            request, part = next(owners)
         lane = row if part.lanes is None else int(np.frombuffer(part.lanes, "<u4")[row])
         text = f"group '{part.group}', lane {lane}, {error}."
-        self._reject(error.code)
+        self.reader.reject(error.code)
         refused = ProtocolError(error.code, text, seq=request.seq)
         out.append((request.session.peer, error_frame(refused)))
-        return request
-
-    def _accept(self, requests: list[Request]) -> None:
-        self.messages["accepted"] += len(requests)
-        for request in requests:
-            request.entry = request.session.accept(request.seq, request.frame)
+        requests.remove(request)
 
     def _look_and_act(
         self,
@@ -335,31 +262,22 @@ class Gateway:
 
     def _act(self, requests: list[Request], works: dict[PolicyDesk, Work], out: Frames) -> None:
         """One forward per policy; replies are cut out of its columns."""
-        columns: dict[PolicyDesk, list[tuple[bytes, int]]] = {}
+        replies = Replies(self.sessions.epoch)
         for desk, work in works.items():
-            if not len(work.slots):
-                columns[desk] = []
-                continue
-            columns[desk] = [(c.tobytes(), c.nbytes // len(c)) for c in desk.act(work)]
-            self._answered.append((desk, work))
-        epoch = self.sessions.epoch
+            if len(work.slots):
+                replies.add(desk, desk.act(work))
+                self._answered.append((desk, work))
+            else:
+                replies.add(desk, [])
         leaving = any(work.acting is not None for work in works.values())
         for request in requests:
-            groups: list[Any] = [None] * request.groups
-            steps = 0
-            for (i, desk, part), at in zip(request.parts, request.spans, strict=True):
-                n = part.rows
-                groups[i] = [
-                    desk.version,
-                    [data[at * size : (at + n) * size] for data, size in columns[desk]],
-                ]
-                steps = max(steps, n)
-            several = len(request.parts) > 1 and any(p.lanes for _, _, p in request.parts)
-            uneven = leaving or several
-            self.env_steps += environments(request, works) if uneven else steps
-            reply = self._pack([ACTIONS, request.seq, epoch, groups])
-            request.entry[2] = reply
+            reply = replies.frame(request)
+            request.session.answer(request.entry, reply)
             out.append((request.session.peer, reply))
+            if leaving or request.uneven:
+                self.env_steps += environments(request, works)
+            else:
+                self.env_steps += request.steps
 
     # -- a tick, second half: finish ---------------------------------------------------------------
 
@@ -368,6 +286,9 @@ class Gateway:
         for desk, work in self._answered:
             desk.begin(work)
         self._answered.clear()
+        for request in self._heard:
+            request.session.expect()
+        self._heard = []
         for desk in self.desks.values():
             desk.collector.tick_done()
             try:
@@ -396,7 +317,7 @@ class Gateway:
     @property
     def patience_s(self) -> float:
         """How long the loop may sleep when nothing comes."""
-        if self._deferred or self._commands:
+        if self.reader.deferred or self._commands:
             return 0.0
         if self.waiting and self.waiting.changed and not self._closed():
             return 0.0
@@ -512,8 +433,8 @@ class Gateway:
             "simulators": len(self.sessions.by_id),
             "lanes": self.sessions.lanes,
             "messages": {
-                **self.messages,
-                "rejected": dict(self.rejected),
+                **self.reader.messages,
+                "rejected": dict(self.reader.rejected),
                 "waiting": len(self.waiting),
             },
             "policies": policies,

@@ -17,7 +17,8 @@ import zmq
 
 from policy_server.config import ServerConfig
 from policy_server.errors import AddressError
-from policy_server.gateway.gateway import Frames, Gateway
+from policy_server.gateway.gateway import Gateway
+from policy_server.gateway.reader import Frames
 
 MAX_DRAIN = 1024  # messages per tick
 EXPIRE_EVERY_S = 1.0

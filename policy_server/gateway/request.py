@@ -7,32 +7,46 @@ from typing import Any
 
 import numpy as np
 
-from policy_server.gateway.columns import Part
+from policy_server.gateway.columns import Part, Report
 from policy_server.gateway.desk import PolicyDesk
 from policy_server.gateway.session import WINDOW, Session
 from policy_server.gateway.work import Work
 from sim_clients.protocol import ErrorCode, GroupSpec, ProtocolError
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
     """One STEP on its way.
 
     Attributes:
         parts: (index of the group, its desk, its rows).
-        work: per part, once it was held: its settled rows.
         spans: per part, first row in its desk's columns of this tick.
+        work: per part, once it was held: its settled rows.
     """
 
     session: Session
     seq: int
     frame: bytes
-    groups: int
     parts: list[tuple[int, PolicyDesk, Part]]
-    work: list[Work] = field(default_factory=list)
     spans: list[int] = field(default_factory=list)
+    work: list[Work] = field(default_factory=list)
     entry: list[Any] = field(default_factory=list)  # of its session's replies
     told: float = 0.0  # when it will be told (again) that it waits
+
+    @property
+    def groups(self) -> int:
+        """That its session declared, and its reply answers."""
+        return len(self.session.groups)
+
+    @property
+    def steps(self) -> int:
+        """Environments that step, where every part reports on all of them."""
+        return max([part.rows for _, _, part in self.parts], default=0)
+
+    @property
+    def uneven(self) -> bool:
+        """Its groups may report on different environments."""
+        return len(self.parts) > 1 and any(part.lanes for _, _, part in self.parts)
 
     @property
     def starting(self) -> bool:
@@ -56,7 +70,7 @@ def read_request(session: Session, seq: int, groups: Any, frame: bytes) -> Reque
             ErrorCode.LIMIT_EXCEEDED,
             f"expected at most {WINDOW} unanswered STEPs, got one more: wait for a reply first.",
         )
-    parts = []
+    parts: list[tuple[int, PolicyDesk, Part]] = []
     for i, (group, seat) in enumerate(zip(groups, session.groups, strict=True)):
         if group is None:
             continue
@@ -67,17 +81,17 @@ def read_request(session: Session, seq: int, groups: Any, frame: bytes) -> Reque
             )
         lanes, flags, rewards, observations, extras = group
         if lanes is None:
-            rows, slots = seat.spec.lanes, seat.all_slots
+            rows, slots = seat.spec.lanes, seat.slots
         else:
             rows, slots = _lane_slots(lanes, seat.slots, seat.spec)
-        part = Part(seat.spec.name, rows, lanes, slots, flags, rewards, observations, extras)
+        part = Report(seat.spec.name, rows, lanes, slots, flags, rewards, observations, extras)
         seat.desk.reader.check_lengths(part, seat.leaf_bytes)
         if rows:
             parts.append((i, seat.desk, part))
-    return Request(session, seq, frame, len(groups), parts)
+    return Request(session, seq, frame, parts)
 
 
-def _lane_slots(lanes: Any, slots: np.ndarray, spec: GroupSpec) -> tuple[int, bytes]:
+def _lane_slots(lanes: Any, slots: np.ndarray, spec: GroupSpec) -> tuple[int, np.ndarray]:
     if type(lanes) is not bytes or len(lanes) % 4:
         raise ProtocolError(
             ErrorCode.BAD_LANE, f"group '{spec.name}': expected lanes as uint32 bin or nil."
@@ -90,17 +104,17 @@ def _lane_slots(lanes: Any, slots: np.ndarray, spec: GroupSpec) -> tuple[int, by
         )
     if len(numbers) > 1 and len(np.unique(numbers)) != len(numbers):
         raise ProtocolError(ErrorCode.BAD_LANE, f"group '{spec.name}': expected each lane once.")
-    return len(numbers), slots[numbers].tobytes()
+    return len(numbers), slots[numbers]
 
 
 def place(requests: list[Request]) -> None:
     """Says of each part where its rows stand in its desk's columns."""
     offsets: dict[PolicyDesk, int] = {}
     for request in requests:
-        request.spans = []
+        request.spans = spans = []
         for _, desk, part in request.parts:
             at = offsets.get(desk, 0)
-            request.spans.append(at)
+            spans.append(at)
             offsets[desk] = at + part.rows
 
 

@@ -14,17 +14,22 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
+import msgpack
 import numpy as np
 
 from policy_server.config import ServerConfig
+from policy_server.gateway.columns import Part
 from policy_server.gateway.desk import PolicyDesk
+from policy_server.gateway.template import StepTemplate
 from sim_clients.protocol import (
     PROTOCOL_VERSION,
     Error,
     ErrorCode,
     GroupSpec,
     Hello,
+    MessageType,
     ProtocolError,
     Welcome,
     encode,
@@ -33,6 +38,10 @@ from sim_clients.protocol.spaces import leaves
 
 WINDOW = 2
 """STEPs of a session that may be unanswered at a time, and replies kept for retries."""
+
+_pack = msgpack.Packer().pack
+_STEP = bytes([0x93, int(MessageType.STEP)])  # an array of three, and the type
+_STEP_WIDE = _STEP + b"\xce"  # and a number in four bytes
 
 SILENT_S = 1.0
 """A run that was heard within this time is taken for alive when another uses its name."""
@@ -45,7 +54,6 @@ class SessionGroup:
         self.spec = spec
         self.desk = desk
         self.slots = slots  # int64[lanes]
-        self.all_slots = slots.tobytes()
         self.leaf_bytes = [leaf.nbytes for _, leaf in leaves(spec.observation_space)]
 
 
@@ -54,21 +62,47 @@ class Session:
     """One run of one simulator.
 
     Attributes:
+        template: how its STEPs look if they say nothing unusual.
         place: what its lanes' random numbers are seeded with.
         seq: last accepted sequence number.
         replies: (seq, request frame, reply frame or None while it waits), oldest first.
+        unanswered: how many of them wait.
+        expected: how the next STEP may begin, before the bytes of the template.
+        tick: in which it spoke last.
     """
 
     id: bytes
     hello: Hello
     peer: bytes
     groups: list[SessionGroup]
+    template: StepTemplate
     lease_s: float
     last_heard: float
     place: str
     seq: int = 0
     contested: bool = False  # a new run says that it is the same simulator
     replies: deque[list[Any]] = field(default_factory=deque)
+    unanswered: int = 0
+    expected: tuple[bytes, ...] = ()
+    tick: int = 0
+
+    def __post_init__(self) -> None:
+        # What a STEP of all lanes consists of, and where its rows go.
+        self.parts = [
+            (i, group.desk, Part(group.spec.name, group.spec.lanes, None))
+            for i, group in enumerate(self.groups)
+        ]
+        self.slots = [
+            np.concatenate([group.slots for group in self.groups if group.desk is desk])
+            for desk in self.template.desks
+        ]
+        self.expect()
+
+    def expect(self) -> None:
+        """Prepares for the next STEP: its first bytes, with its number as short as it can be or
+        in four bytes."""
+        seq = self.seq + 1
+        self.expected = (_STEP + _pack(seq), _STEP_WIDE + (seq & 0xFFFFFFFF).to_bytes(4, "big"))
 
     @property
     def name(self) -> str:
@@ -82,15 +116,17 @@ class Session:
     def accept(self, seq: int, frame: bytes) -> list[Any]:
         """Uses up a number. Returns the place for its reply; answered ones beyond the window go."""
         self.seq = seq
+        self.unanswered += 1
         entry = [seq, frame, None]
         self.replies.append(entry)
         while len(self.replies) > WINDOW and self.replies[0][2] is not None:
             self.replies.popleft()
         return entry
 
-    @property
-    def unanswered(self) -> int:
-        return sum(entry[2] is None for entry in self.replies)
+    def answer(self, entry: list[Any], reply: bytes) -> None:
+        """The reply to an accepted STEP, kept for a retry."""
+        entry[2] = reply
+        self.unanswered -= 1
 
     def welcome(self, epoch: int, resumed: bool, config: ServerConfig) -> Welcome:
         return Welcome(
@@ -131,6 +167,7 @@ class SessionTable:
         self.by_id: dict[bytes, Session] = {}
         self._desk_for = desk_for
         self._release = release
+        self._templates = WeakValueDictionary[tuple[tuple[int, str], ...], StepTemplate]()
         self.lanes = 0
 
     # -- coming ------------------------------------------------------------------------------
@@ -216,11 +253,21 @@ class SessionTable:
         place = self._place(hello)
         for spec, desk in zip(hello.groups, desks, strict=True):
             groups.append(SessionGroup(spec, desk, desk.seat(spec, place, session_id.hex()[:8])))
-        session = Session(session_id, hello, peer, groups, lease_s, now, place)
+        template = self._template(groups)
+        session = Session(session_id, hello, peer, groups, template, lease_s, now, place)
         self.by_id[session_id] = session
         self.by_peer[peer] = session
         self.lanes += lanes
         return session
+
+    def _template(self, groups: list[SessionGroup]) -> StepTemplate:
+        """One for all sessions that are alike, so that their frames are read together."""
+        kind = tuple((group.spec.lanes, group.desk.name) for group in groups)
+        template = self._templates.get(kind)
+        if template is None:
+            template = StepTemplate([(group.spec, group.desk) for group in groups])
+            self._templates[kind] = template
+        return template
 
     def _place(self, hello: Hello) -> str:
         """A name that no live session has: it seeds the lanes' random numbers."""

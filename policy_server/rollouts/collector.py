@@ -23,7 +23,8 @@ import numpy as np
 
 from policy_server.config import CollectionConfig
 from policy_server.rollouts.accounting import Accounts, Drop
-from policy_server.rollouts.unrolls import NONE, Unroll, UnrollStore
+from policy_server.rollouts.rows import NONE
+from policy_server.rollouts.unrolls import Unroll, UnrollStore
 from policy_server.types import Batch
 
 ASYNC_FRAGMENT = 64
@@ -58,11 +59,6 @@ class Collector:
             store.set_length(min(config.fragment_length or ASYNC_FRAGMENT, batch_steps))
 
     # -- may a lane go on? ----------------------------------------------------------------------
-
-    def wanting(self, lanes: np.ndarray) -> np.ndarray:
-        """bool[n]: which of these (recording) lanes need a new unroll for their next step."""
-        store = self.store
-        return (store.base[lanes] == NONE) | (store.t[lanes] + store.pending[lanes] >= store.length)
 
     @property
     def collecting(self) -> bool:

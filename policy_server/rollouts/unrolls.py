@@ -16,10 +16,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import DTypeLike
 
+from policy_server.rollouts.rows import (
+    NONE,
+    begin_steps,
+    complete_steps,
+    find_rows,
+    mark_wanting,
+)
 from policy_server.types import Batch, Leaves
-
-NONE = -1
-"""Base of a lane that does not record."""
 
 
 @dataclass
@@ -152,28 +156,24 @@ class UnrollStore:
 
         Shapes: `lanes` int[n], each lane once; the columns `[n, ...]`.
         """
-        rows = self.base[lanes]
-        fresh = rows == NONE
-        if np.count_nonzero(fresh):
-            new = lanes[fresh]
-            if len(self._free) < len(new):
-                self._grow(len(new))
-            self.base[new] = [self._free.pop() for _ in range(len(new))]
-            self.t[new] = 0
-            rows = self.base[lanes]
-        rows = rows + self.t[lanes]
+        rows = np.empty(len(lanes), np.int64)
+        if find_rows(lanes, self.base, self.t, rows):
+            self._give_blocks(lanes[self.base[lanes] == NONE])
+            find_rows(lanes, self.base, self.t, rows)
         for column, leaf in zip(self.obs, obs, strict=True):
             column[rows] = leaf
-        if self.layout.categories:
-            self.categories[rows] = categories
-        if self.layout.reals:
-            self.reals[rows] = reals
         if masks is not None:
             self.masks[rows] = masks
-        self.logp[rows] = logp
-        self.versions[rows] = version
-        self.episodes[rows] = episodes
-        self.pending[lanes] = True
+        begin_steps(
+            lanes, rows, categories, reals, logp, version, episodes, self.categories, self.reals,
+            self.logp, self.versions, self.episodes, self.pending,
+        )  # fmt: skip
+
+    def _give_blocks(self, lanes: np.ndarray) -> None:
+        if len(self._free) < len(lanes):
+            self._grow(len(lanes))
+        self.base[lanes] = [self._free.pop() for _ in range(len(lanes))]
+        self.t[lanes] = 0
 
     def replace_action(
         self, lanes: np.ndarray, categories: np.ndarray, reals: np.ndarray, logp: np.ndarray
@@ -202,23 +202,19 @@ class UnrollStore:
 
         `next_obs` is what the lane sees now: the bootstrap observation of a full unroll.
         """
-        self.pending[lanes] = False
-        base = self.base[lanes]
-        recording = base != NONE
-        if np.count_nonzero(recording) != len(lanes):
-            lanes, rewards, base = lanes[recording], rewards[recording], base[recording]
-            terminated, truncated = terminated[recording], truncated[recording]
-            next_obs = tuple(leaf[recording] for leaf in next_obs)
-        t = self.t[lanes]
-        rows = base + t
-        self.rewards[rows] = rewards
-        self.terminated[rows] = terminated
-        self.truncated[rows] = truncated
-        t += 1
-        self.t[lanes] = t
-        full = t == self.length
-        if np.count_nonzero(full):
-            self.finish(lanes[full], tuple(leaf[full] for leaf in next_obs))
+        full = complete_steps(
+            lanes, rewards, terminated, truncated, self.base, self.t, self.pending, self.rewards,
+            self.terminated, self.truncated, self.length,
+        )  # fmt: skip
+        if full:
+            ended = (self.t[lanes] == self.length) & (self.base[lanes] != NONE)
+            self.finish(lanes[ended], tuple(leaf[ended] for leaf in next_obs))
+
+    def wanting(self, lanes: np.ndarray) -> np.ndarray:
+        """bool[n]: which of these (recording) lanes need a new unroll for their next step."""
+        wanting = np.empty(len(lanes), np.bool_)
+        mark_wanting(lanes, self.base, self.t, self.pending, self.length, wanting)
+        return wanting
 
     def add_final(self, lane: int, final_obs: Leaves) -> None:
         """True final observation of the lane's pending step, which is about to be truncated."""

@@ -60,7 +60,7 @@ def test_a_repeated_step_gets_the_same_bytes(free):
     first = peer.raw
     peer.send(peer.frame(1))
     assert peer.raw == first
-    assert free.gateway.messages["duplicate"] == 1
+    assert free.gateway.reader.messages["duplicate"] == 1
     assert free.desk.accounts.accepted == 2
 
 
@@ -287,7 +287,7 @@ def test_bad_content_is_named_and_hurts_nobody(free, name):
     assert error.seq == 1
     assert not error.fatal
     assert kind(answer) == "Actions"
-    assert sum(free.gateway.rejected.values()) == 1
+    assert sum(free.gateway.reader.rejected.values()) == 1
     assert kind(bad.step()) == "Actions", "the session lives on, the number is not used up"
 
 

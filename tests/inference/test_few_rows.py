@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from policy_server.networks.mlp import DenseLayer
 def layers(sizes: list[int], activation: str, scale: float = 1.0) -> list[DenseLayer]:
     torch.manual_seed(len(sizes))
     made = []
-    for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+    for n_in, n_out in itertools.pairwise(sizes):
         last = len(made) == len(sizes) - 2
         weight = torch.randn(n_out, n_in) * scale / n_in**0.5
         made.append(

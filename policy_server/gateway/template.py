@@ -1,0 +1,165 @@
+"""STEPs that say nothing unusual, read many at a time.
+
+Nearly every STEP reports on all lanes of all groups, with no lane numbers and no extras. Such
+frames differ from one another in the numbers only; everything between these stands at the same
+bytes. So they are not unpacked: laid one below the other, they are compared with the template
+and cut into columns in one compiled loop. Whatever looks different in any byte is read as
+`request.read_request` reads it. Reading and joining 16 messages: 9 us instead of 60.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+import numpy as np
+
+from policy_server.compiled import compiled, part
+from policy_server.gateway.columns import Columns
+from sim_clients.protocol import GroupSpec
+
+if TYPE_CHECKING:
+    from policy_server.gateway.desk import PolicyDesk
+
+ALIGNMENT = 16
+"""Where columns may begin in the buffer that they share."""
+
+
+class StepTemplate:
+    """The bytes behind the sequence number, of all sessions with the same lanes at the same desks.
+
+    Attributes:
+        tail: how many bytes that is.
+        desks: those the groups go to, each once.
+    """
+
+    def __init__(self, groups: Sequence[tuple[GroupSpec, PolicyDesk]]):
+        self.desks = list(dict.fromkeys(desk for _, desk in groups))
+        self._widths: list[int] = []  # bytes per STEP of each column
+        self._segments: list[tuple[int, int, int, int]] = []  # start, width, column, place in it
+        self._lanes = [sum(spec.lanes for spec, to in groups if to is desk) for desk in self.desks]
+        numbers: dict[PolicyDesk, list[int]] = {}  # desk -> its columns
+        for desk in self.desks:
+            first = len(self._widths)
+            numbers[desk] = list(range(first, first + len(desk.reader.widths)))
+            self._widths += [0] * len(numbers[desk])
+        tail = msgpack.Packer().pack_array_header(len(groups))
+        for spec, desk in groups:
+            tail = self._add_group(tail, spec.lanes, desk, numbers[desk])
+        self.tail = len(tail)
+        self._bytes = np.frombuffer(bytearray(tail), np.uint8)
+        fixed = np.full(self.tail, 255, np.uint8)
+        for start, width, _, _ in self._segments:
+            fixed[start : start + width] = 0
+        self._fixed = fixed
+        self._segment_table = np.array(self._segments, np.int64).reshape(-1, 4)
+        self._width_table = np.array(self._widths, np.int64)
+
+    def _add_group(self, tail: bytes, lanes: int, desk: PolicyDesk, columns: list[int]) -> bytes:
+        """[nil, flags, rewards, [leaf, ...], nil or {"mask": mask}]"""
+        sizes = [lanes * width for width in desk.reader.widths]
+        leaves = len(desk.reader.observation)
+        packer = msgpack.Packer()
+        tail += packer.pack_array_header(5) + b"\xc0"
+        for i, (column, size) in enumerate(zip(columns, sizes, strict=True)):
+            if i == 2:
+                tail += packer.pack_array_header(leaves)
+            if i == 2 + leaves:  # the mask
+                tail += packer.pack_map_header(1) + packer.pack("mask")
+            data: bytes = packer.pack(bytes(size))
+            self._segments.append(
+                (len(tail) + len(data) - size, size, column, self._widths[column])
+            )
+            self._widths[column] += size
+            tail += data
+        return tail if len(sizes) > 2 + leaves else tail + b"\xc0"
+
+    def misfits(self, frames: list[bytes]) -> np.ndarray:
+        """bool[n]: which frames look different behind their number."""
+        misfit = np.empty(len(frames), np.bool_)
+        _compare(self._block(frames), self._bytes, self._fixed, misfit)
+        return misfit
+
+    def _block(self, frames: list[bytes]) -> np.ndarray:
+        tail = self.tail
+        data = bytearray().join([frame[-tail:] for frame in frames])
+        return np.frombuffer(data, np.uint8).reshape(len(frames), tail)
+
+    def read(self, frames: list[bytes], slots: list[list[np.ndarray]]) -> list[Columns] | None:
+        """Columns per desk, a STEP's rows behind those of the STEP before; None if there are
+        `misfits` among them.
+
+        Args:
+            slots: per frame and desk, the lanes' slots.
+        """
+        n, block = len(frames), self._block(frames)
+        sizes = [-(-n * width // ALIGNMENT) * ALIGNMENT for width in self._widths]
+        buffer = np.empty(sum(sizes), np.uint8)
+        if _cut(block, self._bytes, self._fixed, self._segment_table, self._width_table, buffer):
+            return None
+        result, at, column = [], 0, 0
+        for number, desk in enumerate(self.desks):
+            rows = n * self._lanes[number]
+            arrays = []
+            for shape, dtype in desk.reader.formats:
+                arrays.append(np.ndarray((rows, *shape), dtype, buffer, at))
+                at += sizes[column]
+                column += 1
+            leaves = len(desk.reader.observation)
+            mine = [each[number] for each in slots]
+            result.append(
+                Columns(
+                    mine[0] if n == 1 else np.concatenate(mine),
+                    arrays[0],
+                    arrays[1],
+                    arrays[2 : 2 + leaves],
+                    arrays[2 + leaves] if len(arrays) > 2 + leaves else None,
+                )
+            )
+        return result
+
+
+@part
+def _differs(row: Any, template: Any, fixed: Any) -> Any:
+    """In any byte where `fixed` is 255."""
+    wrong = np.uint8(0)
+    for p in range(len(template)):
+        wrong |= (row[p] ^ template[p]) & fixed[p]
+    return wrong != 0
+
+
+@compiled("void(u1[:,::1], u1[::1], u1[::1], b1[::1])")
+def _compare(
+    block: np.ndarray, template: np.ndarray, fixed: np.ndarray, misfit: np.ndarray
+) -> None:
+    for i in range(len(block)):
+        misfit[i] = _differs(block[i], template, fixed)
+
+
+@compiled("b1(u1[:,::1], u1[::1], u1[::1], i8[:,::1], i8[::1], u1[::1])")
+def _cut(
+    block: np.ndarray,
+    template: np.ndarray,
+    fixed: np.ndarray,
+    segments: np.ndarray,
+    widths: np.ndarray,
+    buffer: np.ndarray,
+) -> bool:
+    """Copies the segments of all rows into their columns. True, with nothing of use copied, if
+    a row differs from `template`."""
+    n = len(block)
+    at = np.empty(len(widths), np.int64)
+    end = 0
+    for column in range(len(widths)):
+        at[column] = end
+        end += -(-n * widths[column] // ALIGNMENT) * ALIGNMENT
+    for i in range(n):
+        row = block[i]
+        if _differs(row, template, fixed):
+            return True
+        for s in range(len(segments)):
+            start, width, column = segments[s, 0], segments[s, 1], segments[s, 2]
+            to = at[column] + i * widths[column] + segments[s, 3]
+            buffer[to : to + width] = row[start : start + width]
+    return False

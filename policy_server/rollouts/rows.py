@@ -1,0 +1,104 @@
+"""What one tick does to the rows of an unroll store, each in one compiled loop.
+
+`lanes` are int64[n], each once; `base`, `t` and `pending` are kept by lane, the other columns by
+row of the pool. See `rollouts.unrolls` for what they mean.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from policy_server.compiled import compiled
+
+NONE = -1
+"""Base of a lane that does not record."""
+
+
+@compiled("i8(i8[::1], i8[::1], i8[::1], i8[::1])")
+def find_rows(lanes: np.ndarray, base: np.ndarray, t: np.ndarray, rows: np.ndarray) -> int:
+    """Writes the row of each lane's step under way; returns how many lanes have no block."""
+    without = 0
+    for i in range(len(lanes)):
+        lane = lanes[i]
+        without += base[lane] == NONE
+        rows[i] = base[lane] + t[lane]
+    return without
+
+
+@compiled(
+    "void(i8[::1], i8[::1], i8[:,::1], f4[:,::1], f4[::1], i8, i8[::1],"
+    " i8[:,::1], f4[:,::1], f4[::1], i8[::1], i8[::1], b1[::1])"
+)
+def begin_steps(
+    lanes: np.ndarray,
+    rows: np.ndarray,
+    categories: np.ndarray,
+    reals: np.ndarray,
+    logp: np.ndarray,
+    version: int,
+    episodes: np.ndarray,
+    to_categories: np.ndarray,
+    to_reals: np.ndarray,
+    to_logp: np.ndarray,
+    to_versions: np.ndarray,
+    to_episodes: np.ndarray,
+    pending: np.ndarray,
+) -> None:
+    """Actions that were just sent, into their rows."""
+    for i in range(len(lanes)):
+        row = rows[i]
+        for k in range(categories.shape[1]):
+            to_categories[row, k] = categories[i, k]
+        for k in range(reals.shape[1]):
+            to_reals[row, k] = reals[i, k]
+        to_logp[row] = logp[i]
+        to_versions[row] = version
+        to_episodes[row] = episodes[i]
+        pending[lanes[i]] = True
+
+
+@compiled(
+    "i8(i8[::1], f4[::1], b1[::1], b1[::1], i8[::1], i8[::1], b1[::1], f4[::1], b1[::1], b1[::1], i8)"
+)
+def complete_steps(
+    lanes: np.ndarray,
+    rewards: np.ndarray,
+    terminated: np.ndarray,
+    truncated: np.ndarray,
+    base: np.ndarray,
+    t: np.ndarray,
+    pending: np.ndarray,
+    to_rewards: np.ndarray,
+    to_terminated: np.ndarray,
+    to_truncated: np.ndarray,
+    length: int,
+) -> int:
+    """Outcomes of pending steps, into their rows; returns how many unrolls are full now."""
+    full = 0
+    for i in range(len(lanes)):
+        lane = lanes[i]
+        pending[lane] = False
+        if base[lane] == NONE:
+            continue
+        row = base[lane] + t[lane]
+        to_rewards[row] = rewards[i]
+        to_terminated[row] = terminated[i]
+        to_truncated[row] = truncated[i]
+        t[lane] += 1
+        full += t[lane] == length
+    return full
+
+
+@compiled("void(i8[::1], i8[::1], i8[::1], b1[::1], i8, b1[::1])")
+def mark_wanting(
+    lanes: np.ndarray,
+    base: np.ndarray,
+    t: np.ndarray,
+    pending: np.ndarray,
+    length: int,
+    wanting: np.ndarray,
+) -> None:
+    """Which lanes need a new unroll for their next step."""
+    for i in range(len(lanes)):
+        lane = lanes[i]
+        wanting[i] = base[lane] == NONE or t[lane] + pending[lane] >= length
