@@ -186,6 +186,10 @@ class PolicyDesk:
         """Is there a learner, and may it have what comes now?"""
         return self.learner is not None and not self.evaluation.exclusive
 
+    def any_wants(self, slots: np.ndarray) -> bool:
+        """Whether `wants` may hold for any of them."""
+        return self.trains and self.collector.synchronous and self.store.any_wanting(slots)
+
     def wants(self, slots: np.ndarray) -> np.ndarray:
         """bool[n]: lanes that must be granted a new unroll before they act."""
         if not self.trains or not self.collector.synchronous:
@@ -343,7 +347,7 @@ class PolicyDesk:
             mask = None if mask is None else mask[recorded]
         if len(slots):
             self.accounts.accepted += len(slots)
-            numbers = self.ledger.number[slots]
+            numbers = self.ledger.number
             self.store.begin(slots, obs, categories, reals, logp, mask, self.version, numbers)
 
     def hold(self, slots: np.ndarray, obs: Leaves) -> None:

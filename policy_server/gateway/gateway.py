@@ -209,7 +209,7 @@ class Gateway:
         self._heard = requests.all()
         self.reader.messages["accepted"] += len(self._heard)
         for request in self._heard:
-            request.entry = request.session.accept(request.seq, request.frame)
+            request.session.accept(request)
         return checked
 
     def _refuse(self, error: RowError, desk: PolicyDesk, requests: Requests, out: Frames) -> None:
@@ -238,7 +238,7 @@ class Gateway:
         wanting: dict[PolicyDesk, np.ndarray] = {}
         for desk, columns in checked:
             work = works[desk] = desk.look(columns)
-            if not columns.quiet or np.count_nonzero(desk.wants(work.slots)):
+            if not columns.quiet or desk.any_wants(work.slots):
                 desk.settle(work)
                 wants = desk.wants(work.slots)
                 if work.acting is not None:
@@ -272,9 +272,9 @@ class Gateway:
         leaving = any(work.acting is not None for work in works.values())
         for request in requests:
             reply = replies.frame(request)
-            request.session.answer(request.entry, reply)
+            request.session.answer(request, reply)
             out.append((request.session.peer, reply))
-            if leaving or request.uneven:
+            if leaving or request.steps is None:
                 self.env_steps += environments(request, works)
             else:
                 self.env_steps += request.steps

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from policy_server.compiled import compiled
 from policy_server.types import Episode
 
 
@@ -88,8 +89,7 @@ class EpisodeLedger:
         self.episodes += len(slots)
 
     def step(self, slots: np.ndarray, rewards: np.ndarray) -> None:
-        self.total[slots] += rewards
-        self.length[slots] += 1
+        _add(slots, rewards, self.total, self.length)
 
     def end(self, slot: int, ending: str, metrics: dict[str, float]) -> Episode:
         group, session, lane = self._seats[slot]
@@ -107,3 +107,10 @@ class EpisodeLedger:
             bool(self.evaluating[slot]),
             metrics,
         )
+
+
+@compiled("void(i8[::1], f4[::1], f8[::1], i8[::1])")
+def _add(slots: np.ndarray, rewards: np.ndarray, total: np.ndarray, length: np.ndarray) -> None:
+    for i in range(len(slots)):
+        total[slots[i]] += rewards[i]
+        length[slots[i]] += 1

@@ -81,7 +81,7 @@ class FrameReader:
             ):
                 session.tick = tick
                 session.last_heard = now
-                request = Request(session, session.seq + 1, frame, session.parts)
+                request = Request(session, session.seq + 1, frame, session.parts, session.steps)
                 mine = alike.get(session.template)
                 if mine is None:
                     alike[session.template] = [request]

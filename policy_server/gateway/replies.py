@@ -13,6 +13,7 @@ from sim_clients.protocol import MessageType
 if TYPE_CHECKING:
     from policy_server.gateway.desk import PolicyDesk
     from policy_server.gateway.request import Request
+    from policy_server.gateway.template import StepTemplate
 
 _HEAD = bytes([0x94, int(MessageType.ACTIONS)])  # an array of four, and the type
 _NIL = b"\xc0"
@@ -41,6 +42,7 @@ class Replies:
     def __init__(self, epoch: int):
         self._epoch: bytes = _pack(epoch)
         self._columns: dict[PolicyDesk, tuple[bytes, list[tuple[bytes, int]]]] = {}
+        self._alike: dict[StepTemplate, tuple[bytes, bytes, int]] = {}
 
     def add(self, desk: PolicyDesk, columns: list[np.ndarray]) -> None:
         """Actions of all rows of a desk, one array per leaf; no columns where there are no rows."""
@@ -49,20 +51,34 @@ class Replies:
 
     def frame(self, request: Request) -> bytes:
         """The answer to one request."""
-        pieces = [_HEAD, _pack(request.seq), self._epoch, _array_head(request.groups)]
+        session = request.session
+        if request.parts is not session.parts:
+            return b"".join(self._pieces(request))
+        alike = self._alike.get(session.template)
+        if alike is None:
+            # Answers to requests that are alike differ in number and data only.
+            *pieces, data = self._pieces(request)
+            if len(request.parts) > 1 or len(self._columns[request.parts[0][1]][1]) > 1:
+                return b"".join([*pieces, data])
+            between = b"".join(pieces[2:])
+            data, size = self._columns[request.parts[0][1]][1][0]
+            alike = self._alike[session.template] = between, data, size
+        between, data, size = alike
+        at = request.spans[0] * size
+        return (
+            _HEAD + _pack(request.seq) + between + data[at : at + request.parts[0][2].rows * size]
+        )
+
+    def _pieces(self, request: Request) -> list[bytes]:
+        pieces = [_HEAD, _pack(request.seq), self._epoch, _array_head(len(request.session.groups))]
         group = 0
         for (number, desk, part), at in zip(request.parts, request.spans, strict=True):
-            while group < number:
-                pieces.append(_NIL)
-                group += 1
+            pieces += [_NIL] * (number - group)
+            group = number + 1
             head, columns = self._columns[desk]
             pieces.append(head)
             for data, size in columns:
                 begin, length = at * size, part.rows * size
                 pieces.append(_bin_head(length))
                 pieces.append(data[begin : begin + length])
-            group += 1
-        while group < request.groups:
-            pieces.append(_NIL)
-            group += 1
-        return b"".join(pieces)
+        return pieces + [_NIL] * (len(request.session.groups) - group)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,39 +13,37 @@ from policy_server.gateway.work import Work
 from sim_clients.protocol import ErrorCode, GroupSpec, ProtocolError
 
 
-@dataclass(slots=True, eq=False)
 class Request:
-    """One STEP on its way.
+    """One STEP on its way. Its session keeps it as long as it may be repeated.
 
     Attributes:
         parts: (index of the group, its desk, its rows).
+        steps: environments that it steps; None where that must be counted (`environments`).
+        reply: its answer, once there is one.
         spans: per part, first row in its desk's columns of this tick.
         work: per part, once it was held: its settled rows.
+        told: when it will be told (again) that it waits.
     """
 
-    session: Session
-    seq: int
-    frame: bytes
-    parts: list[tuple[int, PolicyDesk, Part]]
-    spans: list[int] = field(default_factory=list)
-    work: list[Work] = field(default_factory=list)
-    entry: list[Any] = field(default_factory=list)  # of its session's replies
-    told: float = 0.0  # when it will be told (again) that it waits
+    __slots__ = ("frame", "parts", "reply", "seq", "session", "spans", "steps", "told", "work")
 
-    @property
-    def groups(self) -> int:
-        """That its session declared, and its reply answers."""
-        return len(self.session.groups)
-
-    @property
-    def steps(self) -> int:
-        """Environments that step, where every part reports on all of them."""
-        return max([part.rows for _, _, part in self.parts], default=0)
-
-    @property
-    def uneven(self) -> bool:
-        """Its groups may report on different environments."""
-        return len(self.parts) > 1 and any(part.lanes for _, _, part in self.parts)
+    def __init__(
+        self,
+        session: Session,
+        seq: int,
+        frame: bytes,
+        parts: list[tuple[int, PolicyDesk, Part]],
+        steps: int | None,
+    ):
+        self.session = session
+        self.seq = seq
+        self.frame = frame
+        self.parts = parts
+        self.steps = steps
+        self.reply: bytes | None = None
+        self.spans: list[int] = []
+        self.work: list[Work] = []
+        self.told = 0.0
 
     @property
     def starting(self) -> bool:
@@ -88,7 +85,10 @@ def read_request(session: Session, seq: int, groups: Any, frame: bytes) -> Reque
         seat.desk.reader.check_lengths(part, seat.leaf_bytes)
         if rows:
             parts.append((i, seat.desk, part))
-    return Request(session, seq, frame, parts)
+    # Lane i of all groups of a session is one environment.
+    plain = len(parts) < 2 or not any(part.lanes for _, _, part in parts)
+    steps = max([part.rows for _, _, part in parts], default=0)
+    return Request(session, seq, frame, parts, steps if plain else None)
 
 
 def _lane_slots(lanes: Any, slots: np.ndarray, spec: GroupSpec) -> tuple[int, np.ndarray]:
@@ -109,6 +109,9 @@ def _lane_slots(lanes: Any, slots: np.ndarray, spec: GroupSpec) -> tuple[int, np
 
 def place(requests: list[Request]) -> None:
     """Says of each part where its rows stand in its desk's columns."""
+    if len(requests) == 1 and len(requests[0].parts) == 1:
+        requests[0].spans = [0]
+        return
     offsets: dict[PolicyDesk, int] = {}
     for request in requests:
         request.spans = spans = []

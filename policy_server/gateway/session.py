@@ -13,7 +13,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import msgpack
@@ -35,6 +35,9 @@ from sim_clients.protocol import (
     encode,
 )
 from sim_clients.protocol.spaces import leaves
+
+if TYPE_CHECKING:
+    from policy_server.gateway.request import Request
 
 WINDOW = 2
 """STEPs of a session that may be unanswered at a time, and replies kept for retries."""
@@ -65,7 +68,7 @@ class Session:
         template: how its STEPs look if they say nothing unusual.
         place: what its lanes' random numbers are seeded with.
         seq: last accepted sequence number.
-        replies: (seq, request frame, reply frame or None while it waits), oldest first.
+        requests: the last ones that were accepted, oldest first.
         unanswered: how many of them wait.
         expected: how the next STEP may begin, before the bytes of the template.
         tick: in which it spoke last.
@@ -81,7 +84,7 @@ class Session:
     place: str
     seq: int = 0
     contested: bool = False  # a new run says that it is the same simulator
-    replies: deque[list[Any]] = field(default_factory=deque)
+    requests: deque[Request] = field(default_factory=deque)
     unanswered: int = 0
     expected: tuple[bytes, ...] = ()
     tick: int = 0
@@ -92,6 +95,7 @@ class Session:
             (i, group.desk, Part(group.spec.name, group.spec.lanes, None))
             for i, group in enumerate(self.groups)
         ]
+        self.steps = max(group.spec.lanes for group in self.groups)
         self.slots = [
             np.concatenate([group.slots for group in self.groups if group.desk is desk])
             for desk in self.template.desks
@@ -113,19 +117,17 @@ class Session:
     def lanes(self) -> int:
         return sum(group.spec.lanes for group in self.groups)
 
-    def accept(self, seq: int, frame: bytes) -> list[Any]:
-        """Uses up a number. Returns the place for its reply; answered ones beyond the window go."""
-        self.seq = seq
+    def accept(self, request: Request) -> None:
+        """Uses up a number. Answered requests beyond the window are forgotten."""
+        self.seq = request.seq
         self.unanswered += 1
-        entry = [seq, frame, None]
-        self.replies.append(entry)
-        while len(self.replies) > WINDOW and self.replies[0][2] is not None:
-            self.replies.popleft()
-        return entry
+        self.requests.append(request)
+        while len(self.requests) > WINDOW and self.requests[0].reply is not None:
+            self.requests.popleft()
 
-    def answer(self, entry: list[Any], reply: bytes) -> None:
+    def answer(self, request: Request, reply: bytes) -> None:
         """The reply to an accepted STEP, kept for a retry."""
-        entry[2] = reply
+        request.reply = reply
         self.unanswered -= 1
 
     def welcome(self, epoch: int, resumed: bool, config: ServerConfig) -> Welcome:
@@ -304,16 +306,16 @@ class SessionTable:
         Raises:
             ProtocolError: other content under the same number, or a number too far off.
         """
-        for known, request, reply in session.replies:
-            if known == seq:
-                if request != frame:
+        for request in session.requests:
+            if request.seq == seq:
+                if request.frame != frame:
                     raise ProtocolError(
                         ErrorCode.CONFLICTING_RETRY,
                         f"STEP {seq} was accepted with other content: repeat the same bytes, or "
                         f"go on with {session.seq + 1}.",
                         seq=seq,
                     )
-                return reply
+                return request.reply
         raise ProtocolError(
             ErrorCode.BAD_SEQUENCE,
             f"expected STEP {session.seq + 1}, got {seq}.",

@@ -117,8 +117,11 @@ class NumpyExecutor:
         return all(layer.activation in _ACTIVATIONS for layer in plain.layers)
 
     def __call__(self, obs: Leaves) -> np.ndarray:
-        parts = [part.numpy(leaf) for part, leaf in zip(self._recipe, obs, strict=True)]
-        x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        if len(obs) == 1:
+            x = self._recipe[0].numpy(obs[0])
+        else:
+            parts = [part.numpy(leaf) for part, leaf in zip(self._recipe, obs, strict=True)]
+            x = np.concatenate(parts, axis=1)
         if self._few is not None and len(x) <= FEW:
             return self._few(x)
         for weight, bias, activation, norm in self._layers:

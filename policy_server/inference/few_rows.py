@@ -44,10 +44,8 @@ class FewRows:
         return all(layer.activation in _CODES and layer.layer_norm is None for layer in layers)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """float32 `[n, inputs]` -> `[n, outputs]`."""
-        return _forward(
-            np.array(x, np.float32, order="C"), self._numbers, self._sizes, self._activations
-        )
+        """float32 `[n, inputs]`, writable -> `[n, outputs]`."""
+        return _forward(x, self._numbers, self._sizes, self._activations)
 
 
 @part

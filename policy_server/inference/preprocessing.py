@@ -91,6 +91,8 @@ class LeafPreprocessor:
             dtype = np.dtype(config.storage_dtype or np.float32)
         self.shape, self.dtype = shape, dtype
         self._frames = np.zeros((0, *shape), dtype)  # [lanes, ...] newest last
+        self.nothing = (shape, dtype) == (leaf.shape, leaf.dtype) and self.moments is None
+        """It goes through as it is."""
 
     def space(self, leaf: Leaf) -> Leaf:
         """What comes out."""
@@ -178,6 +180,7 @@ class Preprocessor:
         )
         self.space = _rebuild(space, columns)
         """What the policy's network sees."""
+        self._nothing = all(part.nothing for part in self._leaves)
 
     @property
     def columns(self) -> tuple[tuple[tuple[int, ...], np.dtype], ...]:
@@ -192,6 +195,8 @@ class Preprocessor:
     def __call__(
         self, columns: list[np.ndarray], lanes: np.ndarray, first: np.ndarray, learn: bool
     ) -> Leaves:
+        if self._nothing:
+            return tuple(columns)
         return tuple(
             part(column, lanes, first, learn)
             for part, column in zip(self._leaves, columns, strict=True)

@@ -48,6 +48,7 @@ class VectorPart(nn.Module):
     def __init__(self, leaf: Leaf):
         super().__init__()
         self.shape = tuple(leaf.shape)
+        self._size = math.prod(leaf.shape)
         self.scale = byte_scale(leaf)
         self.offsets: np.ndarray | None = None
         self._offsets: torch.Tensor | None
@@ -63,7 +64,7 @@ class VectorPart(nn.Module):
 
     def forward(self, column: torch.Tensor) -> torch.Tensor:
         """`[n, *shape]` -> float32 `[n, width]`."""
-        flat = column.reshape(column.shape[0], math.prod(self.shape))
+        flat = column.reshape(column.shape[0], self._size)
         if self._offsets is None:
             flat = flat.float()
             return flat if self.scale == 1.0 else flat * self.scale
@@ -72,7 +73,7 @@ class VectorPart(nn.Module):
 
     def numpy(self, column: np.ndarray) -> np.ndarray:
         """`[n, *shape]` -> float32 `[n, width]`, without torch."""
-        flat = column.reshape(len(column), math.prod(self.shape))
+        flat = column.reshape(len(column), self._size)
         if self.offsets is None:
             flat = flat.astype(np.float32)
             return flat if self.scale == 1.0 else flat * np.float32(self.scale)

@@ -14,47 +14,46 @@ NONE = -1
 """Base of a lane that does not record."""
 
 
-@compiled("i8(i8[::1], i8[::1], i8[::1], i8[::1])")
-def find_rows(lanes: np.ndarray, base: np.ndarray, t: np.ndarray, rows: np.ndarray) -> int:
-    """Writes the row of each lane's step under way; returns how many lanes have no block."""
-    without = 0
-    for i in range(len(lanes)):
-        lane = lanes[i]
-        without += base[lane] == NONE
-        rows[i] = base[lane] + t[lane]
-    return without
-
-
 @compiled(
-    "void(i8[::1], i8[::1], i8[:,::1], f4[:,::1], f4[::1], i8, i8[::1],"
-    " i8[:,::1], f4[:,::1], f4[::1], i8[::1], i8[::1], b1[::1])"
+    "i8(i8[::1], i8[:,::1], f4[:,::1], f4[::1], i8, i8[::1], i8[::1], i8[::1], b1[::1],"
+    " i8[:,::1], f4[:,::1], f4[::1], i8[::1], i8[::1], i8[::1])"
 )
 def begin_steps(
     lanes: np.ndarray,
-    rows: np.ndarray,
     categories: np.ndarray,
     reals: np.ndarray,
     logp: np.ndarray,
     version: int,
     episodes: np.ndarray,
+    base: np.ndarray,
+    t: np.ndarray,
+    pending: np.ndarray,
     to_categories: np.ndarray,
     to_reals: np.ndarray,
     to_logp: np.ndarray,
     to_versions: np.ndarray,
     to_episodes: np.ndarray,
-    pending: np.ndarray,
-) -> None:
-    """Actions that were just sent, into their rows."""
+    rows: np.ndarray,
+) -> int:
+    """Actions that were just sent, into their rows, which are written to `rows`. If lanes have
+    no block, returns how many, and nothing has happened. `episodes` is kept by lane."""
+    without = 0
     for i in range(len(lanes)):
-        row = rows[i]
+        without += base[lanes[i]] == NONE
+    if without:
+        return without
+    for i in range(len(lanes)):
+        lane = lanes[i]
+        row = rows[i] = base[lane] + t[lane]
         for k in range(categories.shape[1]):
             to_categories[row, k] = categories[i, k]
         for k in range(reals.shape[1]):
             to_reals[row, k] = reals[i, k]
         to_logp[row] = logp[i]
         to_versions[row] = version
-        to_episodes[row] = episodes[i]
-        pending[lanes[i]] = True
+        to_episodes[row] = episodes[lane]
+        pending[lane] = True
+    return 0
 
 
 @compiled(
@@ -89,16 +88,13 @@ def complete_steps(
     return full
 
 
-@compiled("void(i8[::1], i8[::1], i8[::1], b1[::1], i8, b1[::1])")
-def mark_wanting(
-    lanes: np.ndarray,
-    base: np.ndarray,
-    t: np.ndarray,
-    pending: np.ndarray,
-    length: int,
-    wanting: np.ndarray,
-) -> None:
-    """Which lanes need a new unroll for their next step."""
+@compiled("i8(i8[::1], i8[::1], i8[::1], b1[::1], i8)")
+def count_wanting(
+    lanes: np.ndarray, base: np.ndarray, t: np.ndarray, pending: np.ndarray, length: int
+) -> int:
+    """How many lanes need a new unroll for their next step."""
+    count = 0
     for i in range(len(lanes)):
         lane = lanes[i]
-        wanting[i] = base[lane] == NONE or t[lane] + pending[lane] >= length
+        count += base[lane] == NONE or t[lane] + pending[lane] >= length
+    return count

@@ -20,8 +20,7 @@ from policy_server.rollouts.rows import (
     NONE,
     begin_steps,
     complete_steps,
-    find_rows,
-    mark_wanting,
+    count_wanting,
 )
 from policy_server.types import Batch, Leaves
 
@@ -154,20 +153,19 @@ class UnrollStore:
     ) -> None:
         """Steps whose action was just sent. Lanes without a block get one.
 
-        Shapes: `lanes` int[n], each lane once; the columns `[n, ...]`.
+        Shapes: `lanes` int64[n], each lane once; `episodes` int64 by lane; the other columns
+        `[n, ...]`.
         """
         rows = np.empty(len(lanes), np.int64)
-        if find_rows(lanes, self.base, self.t, rows):
+        while begin_steps(
+            lanes, categories, reals, logp, version, episodes, self.base, self.t, self.pending,
+            self.categories, self.reals, self.logp, self.versions, self.episodes, rows,
+        ):  # fmt: skip
             self._give_blocks(lanes[self.base[lanes] == NONE])
-            find_rows(lanes, self.base, self.t, rows)
         for column, leaf in zip(self.obs, obs, strict=True):
             column[rows] = leaf
         if masks is not None:
             self.masks[rows] = masks
-        begin_steps(
-            lanes, rows, categories, reals, logp, version, episodes, self.categories, self.reals,
-            self.logp, self.versions, self.episodes, self.pending,
-        )  # fmt: skip
 
     def _give_blocks(self, lanes: np.ndarray) -> None:
         if len(self._free) < len(lanes):
@@ -212,9 +210,11 @@ class UnrollStore:
 
     def wanting(self, lanes: np.ndarray) -> np.ndarray:
         """bool[n]: which of these (recording) lanes need a new unroll for their next step."""
-        wanting = np.empty(len(lanes), np.bool_)
-        mark_wanting(lanes, self.base, self.t, self.pending, self.length, wanting)
-        return wanting
+        return (self.base[lanes] == NONE) | (self.t[lanes] + self.pending[lanes] >= self.length)
+
+    def any_wanting(self, lanes: np.ndarray) -> bool:
+        """Whether there are any."""
+        return bool(count_wanting(lanes, self.base, self.t, self.pending, self.length))
 
     def add_final(self, lane: int, final_obs: Leaves) -> None:
         """True final observation of the lane's pending step, which is about to be truncated."""
