@@ -15,7 +15,8 @@ slow: .venv/ready
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
 bench: .venv/ready
-	$(BIN)/python -m pytest -m bench --timeout 1800 -s
+	$(BIN)/python -m pytest -m bench tests/bench/test_bench.py
+	$(BIN)/policy-server bench --write docs/benchmarks
 
 lint: .venv/ready
 	$(BIN)/ruff check .

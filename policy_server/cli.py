@@ -410,5 +410,34 @@ def demo(stop_steps: int, run_dir: Path, seed: int) -> None:
     run_demo(run_dir, stop_steps, seed, _console(False))
 
 
+@main.command()
+@click.option("--workloads", metavar="W1,W3", help="Some of them only [all].")
+@click.option(
+    "--repeats", type=click.IntRange(min=1), help="Of every side, by turns [5].", metavar="N"
+)
+@click.option("--seconds", type=float, help="Of each window [1].")
+@click.option("--bind", help="tcp://127.0.0.1:* or ipc://PATH [tcp].")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), help="Writes every single trial."
+)
+@click.option("--png", type=click.Path(path_type=Path), help="Draws the figures.")
+@click.option(
+    "--write",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Writes README.md, results.json and results.png into this folder.",
+)
+@reported
+def bench(json_file: Path | None, png: Path | None, folder: Path | None, **flags: Any) -> None:
+    """Measures the server on this machine, against what the machine can do without it."""
+    from policy_server.bench.command import run_bench
+
+    names = flags.pop("workloads")
+    given = {name: value for name, value in flags.items() if value is not None}
+    if names:
+        given["work"] = tuple(name.strip() for name in names.split(","))
+    run_bench(given, json_file, png, folder, _console(False))
+
+
 if __name__ == "__main__":
     main()

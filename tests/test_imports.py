@@ -154,9 +154,18 @@ def f():
 
 
 def test_zeromq_is_in_one_file_of_the_server():
+    """The bench plays the simulators, and has a server of its own to compare with."""
     assert {m for m in importers("zmq") if within(m, "policy_server")} == {
-        "policy_server.gateway.loop"
+        "policy_server.gateway.loop",
+        "policy_server.bench.conditions",
+        "policy_server.bench.echo",
+        "policy_server.bench.generator",
     }
+
+
+def test_only_the_command_knows_the_bench():
+    outside = {m for m in importers("policy_server.bench") if not within(m, "policy_server.bench")}
+    assert outside == {"policy_server.cli"}
 
 
 def test_ray_is_in_the_wiring_and_the_learner_actor():

@@ -6,41 +6,18 @@ Each function here is the main of a process of its own; `pipe` leads to `trial`.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 import zmq
 
-from tests.bench.frames import ACTIONS, BYE, StepFrames, hello
-from tests.bench.workloads import ACTION, EPISODE_STEPS, OBSERVATION, Workload
+from policy_server.bench.frames import ACTIONS, BYE, StepFrames, hello, observations
+from policy_server.bench.trial import Load, Window
+from policy_server.bench.workloads import ACTION, Workload
 
 PATIENCE_MS = 10_000
 """A server silent for so long is broken, and the measurement with it."""
-
-
-@dataclass(frozen=True)
-class Window:
-    """When to count. `perf_counter` is one clock for all processes of a machine."""
-
-    begin: float
-    end: float
-
-
-@dataclass(frozen=True)
-class Load:
-    """What one process saw.
-
-    Attributes:
-        answered: actions in all, warm-up included.
-        latencies_s: float64[n], round trips that ended within the window.
-        cpu_s: of this process, from the first STEP to the last answer.
-    """
-
-    answered: int
-    latencies_s: np.ndarray
-    cpu_s: float
 
 
 class Simulator:
@@ -59,6 +36,7 @@ class Simulator:
         self.socket.recv()
 
     def send(self) -> None:
+        """The next STEP."""
         self.seq += 1
         frame = self.frames.frame(self.seq)
         self.sent_at = time.perf_counter()
@@ -115,25 +93,26 @@ def client(pipe: Connection, address: str, workload: Workload, numbers: range) -
     (number,) = numbers
     lanes = workload.lanes
     rng = np.random.default_rng(number)
-    observations = rng.standard_normal((EPISODE_STEPS, lanes, *OBSERVATION.shape), np.float32)
+    steps, space = workload.episode_steps, workload.observation
+    seen = observations(rng, space, steps * lanes).reshape(steps, lanes, *space.shape)
     rewards = np.zeros(lanes, np.float32)
     going = np.zeros(lanes, bool)
     ending = ~going
     latencies: list[float] = []
     answered = 0
-    with Client(address, Group(OBSERVATION, ACTION, lanes), timeout_s=PATIENCE_MS / 1e3) as mine:
+    with Client(address, Group(space, ACTION, lanes), timeout_s=PATIENCE_MS / 1e3) as mine:
         mine.connect(PATIENCE_MS / 1e3)
         pipe.send("ready")
         window: Window = pipe.recv()
         cpu = time.process_time()
         at = 0.0
         while at < window.end:
-            turn = answered % EPISODE_STEPS
+            turn = answered % steps
             sent_at = time.perf_counter()
             if answered:
-                mine.step(observations[turn], rewards, going if turn else ending, going)
+                mine.step(seen[turn], rewards, going if turn else ending, going)
             else:
-                mine.step(observations[0])
+                mine.step(seen[0])
             at = time.perf_counter()
             answered += 1
             if window.begin <= at < window.end:

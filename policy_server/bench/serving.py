@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from policy_server.bench.workloads import Workload
 from policy_server.types import Batch, PolicyState, UpdateResult
-from tests.bench.workloads import ACTION, HIDDEN, OBSERVATION, Workload
 
 
 class Swallower:
@@ -45,23 +45,13 @@ class Swallower:
 
 
 def main(pipe: Connection, bind: str, workload: Workload) -> None:
-    """A process of its own. `pipe` says "books" and "stop"; see `trial.Serving`."""
+    """A process of its own. `pipe` says "books" and "stop"; see `child.Serving`."""
     from policy_server import server
     from policy_server.gateway.loop import RouterLoop
     from policy_server.learners.learner import Learner
     from policy_server.settings import Settings
 
-    steps = workload.batch_steps
-    settings = Settings.from_mapping(
-        {
-            "algorithm": "PPO",
-            "training": {"train_batch_size": steps, "minibatch_size": steps},
-            "environment": {"observation_space": OBSERVATION, "action_space": ACTION},
-            "model": {"hidden": list(HIDDEN), "activation": "tanh"},
-            "collection": {"mode": "async"},
-            "server": {"bind": bind, "seed": 1},
-        }
-    )
+    settings = Settings.from_mapping(workload.settings(bind))
 
     def make_learner(arguments: dict[str, Any], state: PolicyState | None) -> Swallower:
         weights = Learner(**{**arguments, "threads": 1}).weights()

@@ -11,7 +11,7 @@ import zmq
 
 
 def main(pipe: Connection, bind: str, answer: bytes) -> None:
-    """A process of its own. `pipe` says "books" and "stop"; see `trial.Serving`."""
+    """A process of its own. `pipe` says "books" and "stop"; see `child.Serving`."""
     context = zmq.Context()
     socket = context.socket(zmq.ROUTER)
     socket.bind(bind)

@@ -11,8 +11,9 @@ import os
 import msgpack
 import numpy as np
 
+from policy_server.bench.workloads import ACTION, Workload
 from sim_clients.protocol import Bye, Flag, GroupSpec, Hello, MessageType, encode
-from tests.bench.workloads import ACTION, EPISODE_STEPS, OBSERVATION, Workload
+from sim_clients.protocol.spaces import Box
 
 ACTIONS = int(MessageType.ACTIONS)
 HEAD = bytes([0x93, int(MessageType.STEP), 0xCE])
@@ -22,7 +23,7 @@ BYE = encode(Bye("done"))
 
 def hello(workload: Workload) -> bytes:
     """A new run's greeting."""
-    group = GroupSpec("agent", OBSERVATION, ACTION, workload.lanes)
+    group = GroupSpec("agent", workload.observation, ACTION, workload.lanes)
     return encode(Hello(1, ("bench", "1"), os.urandom(16), None, None, (), None, (group,), {}))
 
 
@@ -34,29 +35,42 @@ class StepFrames:
 
     def __init__(self, workload: Workload, simulator: int):
         rng = np.random.default_rng(simulator)
-        lanes = workload.lanes
-        self._offset = simulator * 61 % EPISODE_STEPS
-        self._first = _tail(rng, np.full(lanes, int(Flag.FIRST), np.uint8))
+        lanes, steps = workload.lanes, workload.episode_steps
+        self._offset = simulator * 61 % steps
+        first = np.full(lanes, int(Flag.FIRST), np.uint8)
+        self._first = _tail(rng, workload.observation, first)
         over = int(Flag.TERMINATED | Flag.FIRST)
         phase = np.arange(lanes) * 37
         self._tails = [
-            _tail(rng, np.where((phase + t) % EPISODE_STEPS == 0, over, 0).astype(np.uint8))
-            for t in range(EPISODE_STEPS)
+            _tail(
+                rng,
+                workload.observation,
+                np.where((phase + t) % steps == 0, over, 0).astype(np.uint8),
+            )
+            for t in range(steps)
         ]
 
     def frame(self, seq: int) -> bytes:
         """The STEP of this number, from 1."""
         if seq == 1:
             return HEAD + b"\0\0\0\1" + self._first
-        tail = self._tails[(seq + self._offset) % EPISODE_STEPS]
+        tail = self._tails[(seq + self._offset) % len(self._tails)]
         return HEAD + seq.to_bytes(4, "big") + tail
 
 
-def _tail(rng: np.random.Generator, flags: np.ndarray) -> bytes:
+def observations(rng: np.random.Generator, space: Box, n: int) -> np.ndarray:
+    """Random ones, `[n, *shape]`."""
+    if space.dtype == np.uint8:
+        return rng.integers(0, 256, (n, *space.shape), np.uint8)
+    return rng.standard_normal((n, *space.shape), np.float32)
+
+
+def _tail(rng: np.random.Generator, space: Box, flags: np.ndarray) -> bytes:
     n = len(flags)
     rewards = rng.standard_normal(n, np.float32)
-    observations = rng.standard_normal((n, *OBSERVATION.shape), np.float32)
-    columns = [None, flags.tobytes(), rewards.tobytes(), [observations.tobytes()], None]
+    columns = [
+        None, flags.tobytes(), rewards.tobytes(), [observations(rng, space, n).tobytes()], None
+    ]  # fmt: skip
     tail: bytes = msgpack.packb([columns])
     return tail
 

@@ -1,0 +1,64 @@
+"""`policy-server bench`, from flags to files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from policy_server.bench.conditions import Conditions
+from policy_server.bench.document import NUMBERS, PAGE, PICTURE, write_numbers, write_page
+from policy_server.bench.picture import draw
+from policy_server.bench.plan import Plan
+from policy_server.bench.suite import run
+from policy_server.bench.table import print_table
+from policy_server.errors import ConfigError
+
+
+def run_bench(
+    given: dict[str, Any],
+    numbers: Path | None,
+    picture: Path | None,
+    folder: Path | None,
+    console: Console,
+) -> None:
+    """Measures, prints, writes.
+
+    Args:
+        given: fields of `Plan`; the others have their defaults.
+        numbers, picture: files to write; None: not.
+        folder: for page, numbers and picture together; None: not.
+
+    Raises:
+        ConfigError: the plan is impossible, or a file cannot be written.
+    """
+    plan = Plan(**given)
+    if folder is not None:
+        _make(folder)
+    for path in (numbers, picture):
+        if path is not None:
+            _make(path.parent)
+    if not sys.stdout.isatty():
+        console.width = 180  # a log has no edge
+    conditions = Conditions.now()
+    with console.status("") as status:
+        results = run(plan, lambda text: status.update(text))
+    print_table(console, results, plan, conditions)
+    if numbers is not None:
+        write_numbers(numbers, results, plan, conditions)
+    if picture is not None:
+        draw(picture, results, plan, conditions)
+    if folder is not None:
+        write_numbers(folder / NUMBERS, results, plan, conditions)
+        draw(folder / PICTURE, results, plan, conditions)
+        write_page(folder / PAGE, results, plan, conditions)
+
+
+def _make(folder: Path) -> None:
+    """Before anything is measured: ten minutes later would be late to find out."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: expected a folder to write to: {error.strerror}.") from None

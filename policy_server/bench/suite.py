@@ -1,0 +1,21 @@
+"""All the work in a plan, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from policy_server.bench import exchange
+from policy_server.bench.figure import Result, Tell
+from policy_server.bench.plan import Plan
+
+WORKS: dict[str, Callable[[Plan, Tell], Result]] = {
+    "W1": exchange.many,
+    "W1'": exchange.one,
+    "W3": exchange.wide,
+    "W4": exchange.frames,
+}
+
+
+def run(plan: Plan, tell: Tell = lambda text: None) -> list[Result]:
+    """Measures everything in the plan. `tell` hears what is being done."""
+    return [WORKS[name](plan, tell) for name in plan.work]

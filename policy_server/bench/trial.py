@@ -1,0 +1,122 @@
+"""One measurement: a server that stands, load from other processes, a window of time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from policy_server.bench.child import Answering, Child, children
+from policy_server.bench.cores import pin
+from policy_server.bench.plan import Plan
+from policy_server.bench.workloads import Workload
+
+SETTLE_S = 0.05  # from "go" to the first STEP, for all processes together
+
+
+@dataclass(frozen=True)
+class Window:
+    """When to count. `perf_counter` is one clock for all processes of a machine."""
+
+    begin: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one process of simulators saw.
+
+    Attributes:
+        answered: actions in all, warm-up included.
+        latencies_s: float64[n], round trips that ended within the window.
+        cpu_s: of this process, from the first STEP to the last answer.
+    """
+
+    answered: int
+    latencies_s: np.ndarray
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one measurement gave.
+
+    Attributes:
+        messages_per_s: messages answered per second of the window.
+        env_steps_per_s: the same, times lanes.
+        p50_us, p99_us: round trips, from before `send` to behind `recv`.
+        answered: messages, warm-up included; CPU seconds are over these.
+        accepted, balance, overflow: of the gateway's accounts, in steps; None for an echo.
+    """
+
+    messages_per_s: float
+    env_steps_per_s: float
+    p50_us: float
+    p99_us: float
+    answered: int
+    server_cpu_s: float
+    client_cpu_s: float
+    accepted: int | None = None
+    balance: int | None = None
+    overflow: int | None = None
+
+    @property
+    def client_share(self) -> float:
+        """Of the CPU that client and server used together, 0..1."""
+        return self.client_cpu_s / (self.client_cpu_s + self.server_cpu_s)
+
+    @property
+    def server_us(self) -> float:
+        """CPU microseconds of the server per message."""
+        return self.server_cpu_s / self.answered * 1e6
+
+
+def measure(
+    server: Answering,
+    workload: Workload,
+    generator: Callable[[Connection, str, Workload, range], None],
+    plan: Plan,
+    cores: set[int] | None = None,
+) -> Trial:
+    """Lets the load run once. `cores`: where it must stay (Linux); None: anywhere."""
+    shares = [Child(generator, server.address, workload, share) for share in workload.shares()]
+    with children(*shares):
+        for child in shares:
+            child.hear()
+            if cores is not None:
+                pin(child.pid, cores)
+        before = server.books()
+        begin = time.perf_counter() + SETTLE_S + plan.warmup_s
+        for child in shares:
+            child.pipe.send(Window(begin, begin + plan.seconds))
+        loads: list[Load] = [child.hear() for child in shares]
+        after = server.books()
+    latencies = np.concatenate([load.latencies_s for load in loads])
+    p50, p99 = np.percentile(latencies, [50, 99]) * 1e6
+    rate = len(latencies) / plan.seconds
+    return Trial(
+        messages_per_s=rate,
+        env_steps_per_s=rate * workload.lanes,
+        p50_us=float(p50),
+        p99_us=float(p99),
+        answered=sum(load.answered for load in loads),
+        server_cpu_s=after["cpu_s"] - before["cpu_s"],
+        client_cpu_s=sum(load.cpu_s for load in loads),
+        **_accounts(before, after),
+    )
+
+
+def _accounts(before: dict[str, Any], after: dict[str, Any]) -> dict[str, int]:
+    if "policies" not in after:
+        return {}
+    (old,), (new,) = before["policies"].values(), after["policies"].values()
+    old, new = old["accounting"], new["accounting"]
+    return {
+        "accepted": new["accepted"] - old["accepted"],
+        "balance": new["balance"],
+        "overflow": new["dropped"]["overflow"] - old["dropped"]["overflow"],
+    }
