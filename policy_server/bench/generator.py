@@ -6,6 +6,8 @@ Each function here is the main of a process of its own; `pipe` leads to `trial`.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -30,9 +32,8 @@ class Simulator:
         self.frames = StepFrames(workload, number)
         self.seq = 0
         self.sent_at = 0.0
+        self.socket.setsockopt(zmq.RCVTIMEO, PATIENCE_MS)
         self.socket.send(hello(workload))
-        if not self.socket.poll(PATIENCE_MS):
-            raise TimeoutError("no answer to HELLO")
         self.socket.recv()
 
     def send(self) -> None:
@@ -42,18 +43,48 @@ class Simulator:
         self.sent_at = time.perf_counter()
         self.socket.send(frame)
 
+    def receive(self) -> None:
+        """Its answer."""
+        check(self.socket.recv())
+
+
+def check(reply: bytes) -> None:
+    """Only ACTIONS are an answer to a STEP."""
+    if reply[1] != ACTIONS:
+        raise ValueError(f"expected ACTIONS, got {reply[:200]!r}")
+
+
+@contextmanager
+def connection() -> Iterator[zmq.Context[Any]]:
+    """For the simulators of one process."""
+    context = zmq.Context()
+    yield context
+    context.term()
+
+
+def farewell(simulators: Iterable[Simulator]) -> None:
+    """They are done, and say so."""
+    for simulator in simulators:
+        simulator.socket.send(BYE)
+        simulator.socket.close()
+
 
 def raw(pipe: Connection, address: str, workload: Workload, numbers: range) -> None:
     """Simulators on bare sockets."""
-    context = zmq.Context()
-    simulators = [Simulator(context, address, workload, number) for number in numbers]
+    with connection() as context:
+        simulators = [Simulator(context, address, workload, number) for number in numbers]
+        pipe.send("ready")
+        load = _lockstep(simulators, pipe.recv())
+        farewell(simulators)
+    pipe.send(load)
+
+
+def _lockstep(simulators: list[Simulator], window: Window) -> Load:
+    """Each sends its next STEP when it has its answer, until the window ends."""
     by_socket = {simulator.socket: simulator for simulator in simulators}
     poller = zmq.Poller()
     for socket in by_socket:
         poller.register(socket, zmq.POLLIN)
-    pipe.send("ready")
-    window: Window = pipe.recv()
-
     poll, now = poller.poll, time.perf_counter
     begin, end = window.begin, window.end
     latencies: list[float] = []
@@ -68,8 +99,7 @@ def raw(pipe: Connection, address: str, workload: Workload, numbers: range) -> N
         for socket, _ in events:
             reply = socket.recv(zmq.NOBLOCK)
             at = now()
-            if reply[1] != ACTIONS:
-                raise ValueError(f"expected ACTIONS, got {reply[:200]!r}")
+            check(reply)
             answered += 1
             simulator = by_socket[socket]
             if begin <= at < end:
@@ -78,12 +108,7 @@ def raw(pipe: Connection, address: str, workload: Workload, numbers: range) -> N
                 simulator.send()
             else:
                 waiting -= 1
-    load = Load(answered, np.array(latencies), time.process_time() - cpu)
-    for socket in by_socket:
-        socket.send(BYE)
-        socket.close()
-    context.term()
-    pipe.send(load)
+    return Load(answered, np.array(latencies), time.process_time() - cpu)
 
 
 def client(pipe: Connection, address: str, workload: Workload, numbers: range) -> None:

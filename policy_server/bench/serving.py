@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from policy_server.bench.resources import allow_many_sockets, resident_bytes
 from policy_server.bench.workloads import Workload
 from policy_server.types import Batch, PolicyState, UpdateResult
 
@@ -57,6 +58,7 @@ def main(pipe: Connection, bind: str, workload: Workload) -> None:
         weights = Learner(**{**arguments, "threads": 1}).weights()
         return Swallower(arguments["policy_name"], weights)
 
+    allow_many_sockets()
     loop = RouterLoop(settings.server)
     gateway = server.build_gateway(settings, make_learner, None, None, 0)
     gateway.train(None)
@@ -75,7 +77,7 @@ def main(pipe: Connection, bind: str, workload: Workload) -> None:
         future = gateway.submit(gateway.report)
         loop.wake()
         report = future.result(20)
-        pipe.send({"cpu_s": time.process_time(), **report})
+        pipe.send({"cpu_s": time.process_time(), "rss_bytes": resident_bytes(), **report})
     loop.stop()
     thread.join(10)
     loop.close()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from policy_server.bench import exchange
+from policy_server.bench import curve, exchange, slow_simulators, updates
 from policy_server.bench.figure import Result, Tell
 from policy_server.bench.plan import Plan
 
 WORKS: dict[str, Callable[[Plan, Tell], Result]] = {
     "W1": exchange.many,
     "W1'": exchange.one,
+    "W2": slow_simulators.slow,
     "W3": exchange.wide,
     "W4": exchange.frames,
+    "W7": updates.updates,
+    "curve": curve.curve,
 }
 
 

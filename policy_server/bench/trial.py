@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from policy_server.bench.child import Answering, Child, children
-from policy_server.bench.cores import pin
 from policy_server.bench.plan import Plan
+from policy_server.bench.resources import pin
 from policy_server.bench.workloads import Workload
 
 SETTLE_S = 0.05  # from "go" to the first STEP, for all processes together

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from policy_server.bench import exchange
@@ -9,7 +11,7 @@ from policy_server.bench.plan import Plan
 from policy_server.bench.suite import run
 from policy_server.bench.workloads import WIDE
 
-SHORT = {"repeats": 1, "seconds": 0.3, "warmup_s": 0.1}
+SHORT: dict[str, Any] = {"repeats": 1, "seconds": 0.3, "warmup_s": 0.1}
 
 
 @pytest.mark.bench
@@ -33,3 +35,26 @@ def test_nothing_is_lost_however_fast_it_comes(name, bind, tmp_path):
             assert trial.accepted == trial.answered * lanes
             assert trial.balance == 0
             assert trial.overflow == 0
+
+
+@pytest.mark.bench
+def test_slow_simulators_lose_nothing_either():
+    (result,) = run(Plan(("W2",), **SHORT))
+    assert len(result.trials) == 6
+    for side, trials in result.trials.items():
+        for trial in trials:
+            assert trial.p50_us > 5_000
+            if "served" in side:
+                assert trial.accepted == trial.answered
+                assert (trial.balance, trial.overflow) == (0, 0)
+            else:
+                assert trial.server_cpu_s == 0.0
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("name", ["W7", "curve"])
+def test_the_other_work_gives_figures(name):
+    (result,) = run(Plan((name,), **SHORT))
+    assert all(value > 0 for figure in result.figures for value in figure.verdicts)
+    for points in result.curves.values():
+        assert len(points) == 10
