@@ -160,6 +160,7 @@ def test_zeromq_is_in_one_file_of_the_server():
         "policy_server.bench.conditions",
         "policy_server.bench.echo",
         "policy_server.bench.generator",
+        "policy_server.bench.publication",
     }
 
 

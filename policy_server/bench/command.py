@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +44,10 @@ def run_bench(
             _make(path.parent)
     if not sys.stdout.isatty():
         console.width = 180  # a log has no edge
-    conditions = Conditions.now()
+    conditions, began = Conditions.now(), time.monotonic()
     with console.status("") as status:
-        results = run(plan, lambda text: status.update(text))
+        results = run(plan, status.update if console.is_terminal else _log)
+    conditions = replace(conditions, minutes=(time.monotonic() - began) / 60)
     print_table(console, results, plan, conditions)
     if numbers is not None:
         write_numbers(numbers, results, plan, conditions)
@@ -54,6 +57,10 @@ def run_bench(
         write_numbers(folder / NUMBERS, results, plan, conditions)
         draw(folder / PICTURE, results, plan, conditions)
         write_page(folder / PAGE, results, plan, conditions)
+
+
+def _log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _make(folder: Path) -> None:

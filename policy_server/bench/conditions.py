@@ -14,12 +14,18 @@ LIBRARIES = ("pyzmq", "numpy", "numba", "torch", "msgpack", "ray")
 
 @dataclass(frozen=True)
 class Conditions:
-    """What figures depend on besides the code."""
+    """What figures depend on besides the code.
+
+    Attributes:
+        load: averages of the last 1, 5 and 15 minutes before.
+        minutes: that everything took.
+    """
 
     date: str
     machine: str
     libraries: str
     load: str
+    minutes: float = 0.0
 
     @classmethod
     def now(cls) -> Conditions:
@@ -37,7 +43,7 @@ class Conditions:
     def __str__(self) -> str:
         return (
             f"{self.date}; {self.machine}; {self.libraries}; load average before (1, 5, 15 "
-            f"minutes): {self.load}"
+            f"minutes): {self.load}; took {self.minutes:.1f} minutes"
         )
 
 

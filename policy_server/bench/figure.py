@@ -18,6 +18,11 @@ Tell = Callable[[str], None]
 """Hears what is being done now."""
 
 
+def number(value: float) -> str:
+    """Three digits, thousands in full."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 class Spread(NamedTuple):
     """Median and extremes over the repeats."""
 
@@ -41,7 +46,7 @@ class Target:
         return value >= self.bound if self.at_least else value <= self.bound
 
     def __str__(self) -> str:
-        return f"{'≥' if self.at_least else '≤'} {self.bound:g}"
+        return f"{'≥' if self.at_least else '≤'} {number(self.bound)}"
 
 
 def at_least(bound: float) -> Target:

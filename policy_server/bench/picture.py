@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policy_server.bench.conditions import Conditions
-from policy_server.bench.figure import Figure, Result, Spread
+from policy_server.bench.figure import Figure, Result, Spread, number
 from policy_server.bench.plan import Plan
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _draw_figures(axes: Axes, judged: Sequence[tuple[str, Figure]]) -> None:
         axes.plot(shown, [row, row], color=colour, lw=5, alpha=0.3, solid_capstyle="round")
         axes.plot([middle], [row], "o", color=colour, ms=7)
         unit = f" {figure.unit}" if figure.limit is None else ""
-        text = f"{verdict.median:.3g}{unit}   (target {figure.target}{unit})"
+        text = f"{number(verdict.median)}{unit}   (target {figure.target}{unit})"
         axes.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), va="center")
         labels.append(f"{work}  {figure.what}")
     axes.axvline(1.0, color=INK, lw=1.2)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from policy_server.errors import ConfigError
 
-WORK = ("W1", "W1'", "W2", "W3", "W4", "W7", "curve")
+WORK = ("W1", "W1'", "W2", "W3", "W4", "W5", "W7", "W8", "curve")
 
 
 @dataclass(frozen=True)

@@ -30,3 +30,10 @@ def resident_bytes() -> int:
     """Memory that this process occupies (Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of another process so far (Linux)."""
+    # Behind the name, which may have spaces in it; fields 14 and 15 of proc(5), user and system.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

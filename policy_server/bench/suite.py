@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from policy_server.bench import curve, exchange, slow_simulators, updates
+from policy_server.bench import curve, exchange, learning, publication, slow_simulators, updates
 from policy_server.bench.figure import Result, Tell
 from policy_server.bench.plan import Plan
 
@@ -14,7 +14,9 @@ WORKS: dict[str, Callable[[Plan, Tell], Result]] = {
     "W2": slow_simulators.slow,
     "W3": exchange.wide,
     "W4": exchange.frames,
+    "W5": learning.learning,
     "W7": updates.updates,
+    "W8": publication.publication,
     "curve": curve.curve,
 }
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from policy_server.bench.conditions import Conditions
-from policy_server.bench.figure import Figure, Result, Spread
+from policy_server.bench.figure import Figure, Result, Spread, number
 from policy_server.bench.plan import Plan
 from policy_server.bench.trial import Trial
 
@@ -29,7 +29,7 @@ def cells(work: str, figure: Figure) -> list[str]:
         f"{_amount(Spread.of(figure.limit), figure.unit)}, {figure.beside}"
         if figure.limit
         else figure.beside,
-        f"{_number(verdict.median)} ({_number(verdict.low)}-{_number(verdict.high)})"
+        f"{number(verdict.median)} ({number(verdict.low)}-{number(verdict.high)})"
         if figure.limit
         else "",
         "" if figure.target is None else str(figure.target),
@@ -49,7 +49,7 @@ def details(work: str, side: str, trials: Sequence[Trial]) -> list[str]:
         work,
         side,
         _amount(spread("messages_per_s"), ""),
-        _number(spread("env_steps_per_s").median),
+        number(spread("env_steps_per_s").median),
         _amount(spread("p50_us"), ""),
         _amount(spread("p99_us"), ""),
         f"{spread('server_us').median:.0f} + {client_us.median:.0f}",
@@ -59,15 +59,8 @@ def details(work: str, side: str, trials: Sequence[Trial]) -> list[str]:
 
 def _amount(spread: Spread, unit: str) -> str:
     space = " " if unit and unit[0] not in "/" else ""
-    text = f"{_number(spread.median)}{space}{unit}"
-    return f"{text} ({_number(spread.low)}-{_number(spread.high)})"
-
-
-def _number(value: float) -> str:
-    """Three digits, whatever the size; thousands whole."""
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
+    text = f"{number(spread.median)}{space}{unit}"
+    return f"{text} ({number(spread.low)}-{number(spread.high)})"
 
 
 def print_table(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -51,6 +51,7 @@ class Trial:
         p50_us, p99_us: round trips, from before `send` to behind `recv`.
         answered: messages, warm-up included; CPU seconds are over these.
         accepted, balance, overflow: of the gateway's accounts, in steps; None for an echo.
+        learner_cpu: cores that the learner's process used on average; None where there is none.
     """
 
     messages_per_s: float
@@ -63,6 +64,7 @@ class Trial:
     accepted: int | None = None
     balance: int | None = None
     overflow: int | None = None
+    learner_cpu: float | None = None
 
     @property
     def client_share(self) -> float:
@@ -80,7 +82,7 @@ def measure(
     workload: Workload,
     generator: Callable[[Connection, str, Workload, range], None],
     plan: Plan,
-    cores: set[int] | None = None,
+    cores: Sequence[int] | None = None,
 ) -> Trial:
     """Lets the load run once. `cores`: where it must stay (Linux); None: anywhere."""
     shares = [Child(generator, server.address, workload, share) for share in workload.shares()]
@@ -89,12 +91,12 @@ def measure(
             child.hear()
             if cores is not None:
                 pin(child.pid, cores)
-        before = server.books()
+        before, read_at = server.books(), time.perf_counter()
         begin = time.perf_counter() + SETTLE_S + plan.warmup_s
         for child in shares:
             child.pipe.send(Window(begin, begin + plan.seconds))
         loads: list[Load] = [child.hear() for child in shares]
-        after = server.books()
+        after, elapsed_s = server.books(), time.perf_counter() - read_at
     latencies = np.concatenate([load.latencies_s for load in loads])
     p50, p99 = np.percentile(latencies, [50, 99]) * 1e6
     rate = len(latencies) / plan.seconds
@@ -107,6 +109,11 @@ def measure(
         server_cpu_s=after["cpu_s"] - before["cpu_s"],
         client_cpu_s=sum(load.cpu_s for load in loads),
         **_accounts(before, after),
+        learner_cpu=(
+            (after["learner_cpu_s"] - before["learner_cpu_s"]) / elapsed_s
+            if "learner_cpu_s" in after
+            else None
+        ),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from policy_server.bench import exchange
+from policy_server.bench import exchange, learning, publication
 from policy_server.bench.plan import Plan
 from policy_server.bench.suite import run
 from policy_server.bench.workloads import WIDE
@@ -49,6 +49,29 @@ def test_slow_simulators_lose_nothing_either():
                 assert (trial.balance, trial.overflow) == (0, 0)
             else:
                 assert trial.server_cpu_s == 0.0
+
+
+@pytest.mark.bench
+def test_the_learner_learns_while_it_should_and_rests_while_it_should():
+    (result,) = run(Plan(("W5",), **SHORT))
+    assert len(result.trials) in (4, 8)  # with one core, or with several
+    for side, trials in result.trials.items():
+        lanes = WIDE.lanes if side.startswith("W3") else 1
+        for trial in trials:
+            assert trial.accepted == trial.answered * lanes
+            assert trial.balance == 0
+            assert trial.learner_cpu is not None
+            assert (trial.learner_cpu > 0.1) == side.endswith(learning.LEARN)
+
+
+@pytest.mark.bench
+def test_publications_are_seen_after_they_were_made(monkeypatch):
+    monkeypatch.setattr(publication, "SIZES", publication.SIZES[:1])
+    (result,) = run(Plan(("W8",), repeats=3))
+    until, longest = result.figures
+    assert len(until.ours) == len(longest.ours) == 3
+    assert 0 < min(until.ours) <= max(until.ours) < 10_000
+    assert min(longest.ours) > 0
 
 
 @pytest.mark.bench

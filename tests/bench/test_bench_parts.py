@@ -174,26 +174,26 @@ RESULTS = [
         {exchange.ECHO: trials(100, 100), exchange.SERVER: trials(80, 90)},
     ),
     Result(
-        "W3",
+        "curve",
         "cost",
         (Figure("cost", "µs", (40.0, 50.0), None, "", None),),
         curves={"CPU µs": {1: (40.0, 50.0), 2: (44.0, 45.0)}},
         notes=("one note",),
     ),
 ]  # fmt: skip
-PLAN = Plan(("W1", "W3"), repeats=2)
+PLAN = Plan(("W1", "curve"), repeats=2)
 
 
 def test_the_command_prints_and_writes(monkeypatch, tmp_path):
     monkeypatch.setattr("policy_server.bench.command.run", lambda plan, tell: RESULTS)
     folder = tmp_path / "new" / "folder"
-    command = ["bench", "--workloads", "W1,W3", "--repeats", "2", "--write", str(folder)]
+    command = ["bench", "--workloads", "W1,curve", "--repeats", "2", "--write", str(folder)]
     done = CliRunner().invoke(main, command, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     for word in ("W1", "messages", "≥ 0.75", "yes", "no", "33%", "one note", "pyzmq", "load"):
         assert word in done.output, word
     numbers = json.loads((folder / "results.json").read_text())
-    assert numbers["plan"]["work"] == ["W1", "W3"]
+    assert numbers["plan"]["work"] == ["W1", "curve"]
     assert numbers["results"][0]["figures"][0]["verdicts"] == [0.8, 0.9]
     assert [len(of) for of in numbers["results"][0]["trials"].values()] == [2, 2]
     assert (folder / "results.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,131 @@
+"""W5: W1 and W3 while a learner learns. The same server with its learner at rest is the limit.
+
+The whole product runs: gateway, Ray, a learner process that steps aside for the gateway
+(`server.LEARNER_NICENESS`). Twice: on all cores together, and with a core set aside for the
+learner, which shows what is left of its influence where cores allow.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+from policy_server.bench import generator
+from policy_server.bench.child import Serving
+from policy_server.bench.child import serving as started
+from policy_server.bench.figure import (
+    Figure,
+    Result,
+    Spread,
+    Tell,
+    at_least,
+    at_most,
+    by_turns,
+    compare,
+)
+from policy_server.bench.plan import Plan
+from policy_server.bench.resources import allow_many_sockets, available, cpu_seconds, pin
+from policy_server.bench.trial import Trial, measure
+from policy_server.bench.workloads import MANY, WIDE, Workload
+
+W1_TRAINING = {"train_batch_size": 4096, "minibatch_size": 256, "num_epochs": 10}
+W3_TRAINING = {"train_batch_size": WIDE.batch_steps, "minibatch_size": 4096, "num_epochs": 4}
+WORKLOADS = {
+    "W1": replace(MANY, sections={"training": W1_TRAINING}),
+    "W3": replace(WIDE, sections={"training": W3_TRAINING}),
+}
+REST, LEARN = "rest", "learn"
+
+
+def learning(plan: Plan, tell: Tell) -> Result:
+    """By turns with the learner at rest and at work."""
+    everywhere = available()
+    places = {"shared cores": (everywhere, everywhere)}
+    if len(everywhere) > 1:
+        places["learner's own core"] = (everywhere[:-1], everywhere[-1:])
+    figures: list[Figure] = []
+    trials: dict[str, list[Trial]] = {}
+    for name, workload in WORKLOADS.items():
+        with started(serve, plan.bind_for("learning"), workload) as server:
+            _await(server, lambda books: _policy(books)["learner_pid"] is not None)
+            sides: dict[str, Callable[[], Trial]] = {
+                f"{name}, {place}, {word}": partial(_measure, server, workload, plan, word, *cores)
+                for place, cores in places.items()
+                for word in (REST, LEARN)
+            }
+            done = by_turns("W5", sides, plan, tell)
+            server.child.ask(REST)
+            _await(server, _rests)
+        for place in places:
+            rest, learn = (done[f"{name}, {place}, {word}"] for word in (REST, LEARN))
+            beside = "learner at rest"
+            figures += [
+                compare(f"{name}, {place}", "messages_per_s", "/s", learn, rest, beside, at_least(0.9)),
+                compare(f"{name}, {place}, p99", "p99_us", "µs", learn, rest, beside, at_most(1.5)),
+            ]  # fmt: skip
+        trials |= done
+    notes = tuple(_worked(side, of) for side, of in trials.items() if side.endswith(LEARN))
+    return Result("W5", "W1 and W3 while the learner learns", tuple(figures), trials, notes=notes)
+
+
+def _worked(side: str, trials: list[Trial]) -> str:
+    """How much there was to feel."""
+    share = Spread.of([trial.learner_cpu or 0.0 for trial in trials])
+    return f"{side}: the learner used {share.median:.0%} of a core meanwhile"
+
+
+def _policy(books: dict[str, Any]) -> dict[str, Any]:
+    (policy,) = books["policies"].values()
+    found: dict[str, Any] = policy
+    return found
+
+
+def _rests(books: dict[str, Any]) -> bool:
+    return bool(_policy(books)["state"] != "learning")
+
+
+def _await(server: Serving, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    until = time.monotonic() + 60.0
+    while not condition(books := server.books()):
+        if time.monotonic() > until:
+            raise RuntimeError(f"the learner did not come to what was asked: {_policy(books)}")
+        time.sleep(0.05)
+    return books
+
+
+def _measure(
+    server: Serving, workload: Workload, plan: Plan, word: str, ours: list[int], learners: list[int]
+) -> Trial:
+    books = server.child.ask(word)
+    if word == REST:
+        books = _await(server, _rests)
+    pin(server.child.pid, ours)
+    pin(_policy(books)["learner_pid"], learners)
+    return measure(server, workload, generator.raw, plan, ours)
+
+
+def serve(pipe: Connection, bind: str, workload: Workload) -> None:
+    """The gateway as Ray's actor has it, in a process of its own, with its learner in another.
+
+    `pipe` says "books", "learn", "rest" or "stop".
+    """
+    from policy_server.server import GatewayActor, start_ray
+    from policy_server.settings import Settings
+
+    allow_many_sockets()
+    start_ray(None)
+    gateway = GatewayActor()
+    settings = Settings.from_mapping(workload.settings(bind))
+    pipe.send(gateway.start(settings, None, None, 0, 0.0))
+    while (word := pipe.recv()) != "stop":
+        if word != "books":
+            gateway.train(None if word == LEARN else 0)
+        books = gateway.report()
+        learner = _policy(books)["learner_pid"]
+        books["learner_cpu_s"] = cpu_seconds(learner) if learner else 0.0
+        pipe.send({"cpu_s": time.process_time(), **books})
+    gateway.stop(True)
