@@ -15,7 +15,6 @@ slow: .venv/ready
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
 bench: .venv/ready
-	$(BIN)/python -m pytest -m bench tests/bench/test_bench.py
 	$(BIN)/policy-server bench --write docs/benchmarks
 
 lint: .venv/ready

@@ -112,7 +112,7 @@ def compare(
     )
 
 
-Curves = Mapping[str, Mapping[float, tuple[float, ...]]]
+Curves = Mapping[str, Mapping[int, tuple[float, ...]]]
 """Label -> x -> one y per repeat."""
 
 

@@ -75,9 +75,9 @@ def publication(plan: Plan, tell: Tell) -> Result:
                 gaps.append(gap_s * 1e3)
             watcher.pipe.send("stop")
         figures += [
-            Figure(f"{size.name}, until they act", "ms", tuple(delays), None, "", size.target),
+            Figure(f"{size.name} weights, until they act", "ms", tuple(delays), None, "", size.target),
             Figure(
-                f"{size.name}, longest wait for a PONG", "ms", tuple(gaps), None, "",
+                f"{size.name} weights, longest wait for a PONG", "ms", tuple(gaps), None, "",
                 at_most(STILL_MS),
             ),
         ]  # fmt: skip

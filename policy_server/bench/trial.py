@@ -14,6 +14,7 @@ from policy_server.bench.child import Answering, Child, children
 from policy_server.bench.plan import Plan
 from policy_server.bench.resources import pin
 from policy_server.bench.workloads import Workload
+from policy_server.errors import PolicyServerError
 
 SETTLE_S = 0.05  # from "go" to the first STEP, for all processes together
 
@@ -100,7 +101,7 @@ def measure(
     latencies = np.concatenate([load.latencies_s for load in loads])
     p50, p99 = np.percentile(latencies, [50, 99]) * 1e6
     rate = len(latencies) / plan.seconds
-    return Trial(
+    trial = Trial(
         messages_per_s=rate,
         env_steps_per_s=rate * workload.lanes,
         p50_us=float(p50),
@@ -115,6 +116,20 @@ def measure(
             else None
         ),
     )
+    _check(trial, workload)
+    return trial
+
+
+def _check(trial: Trial, workload: Workload) -> None:
+    """Speed that loses steps is none."""
+    if trial.accepted is None:
+        return
+    expected = trial.answered * workload.lanes
+    if trial.accepted != expected or trial.balance != 0:
+        raise PolicyServerError(
+            f"{workload.title}: expected {expected} steps in the books of the server, whose balance "
+            f"is 0, got {trial.accepted}, and a balance of {trial.balance}: the server lost steps."
+        )
 
 
 def _accounts(before: dict[str, Any], after: dict[str, Any]) -> dict[str, int]:
