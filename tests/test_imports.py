@@ -34,6 +34,7 @@ ONLY = {
         "policy_server.types",
         "policy_server.config",
         "policy_server.errors",
+        "policy_server.compiled",
     ),
 }
 # Room -> what it must not know.

