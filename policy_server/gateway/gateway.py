@@ -75,6 +75,7 @@ class Gateway:
         self.desks: dict[str, PolicyDesk] = {}
         self.sessions = SessionTable(server, self._desk_for, self._release)
         self.reader = FrameReader(self.sessions, self._other)
+        self._replies = Replies(self.sessions.epoch)
         self.env_steps = 0
         self.draining = False
         self.failure: str | None = None
@@ -262,13 +263,13 @@ class Gateway:
 
     def _act(self, requests: list[Request], works: dict[PolicyDesk, Work], out: Frames) -> None:
         """One forward per policy; replies are cut out of its columns."""
-        replies = Replies(self.sessions.epoch)
+        replies = self._replies
         for desk, work in works.items():
             if len(work.slots):
-                replies.add(desk, desk.act(work))
+                replies.put(desk, desk.act(work))
                 self._answered.append((desk, work))
             else:
-                replies.add(desk, [])
+                replies.put(desk, [])
         leaving = any(work.acting is not None for work in works.values())
         for request in requests:
             reply = replies.frame(request)

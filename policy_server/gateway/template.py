@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 ALIGNMENT = 16
 """Where columns may begin in the buffer that they share."""
+MAX_PLACES = 1024
+Places = tuple[list[list[tuple[tuple[int, ...], np.dtype[Any], int]]], int]
+"""Per desk and column: shape, dtype and first byte in the buffer; and the bytes in all."""
 
 
 class StepTemplate:
@@ -32,9 +35,12 @@ class StepTemplate:
     Attributes:
         tail: how many bytes that is.
         desks: those the groups go to, each once.
+        between: what stands between number and data of their answers, and of which policy
+            version (`replies` keeps it here).
     """
 
     def __init__(self, groups: Sequence[tuple[GroupSpec, PolicyDesk]]):
+        self.between = -1, b""
         self.desks = list(dict.fromkeys(desk for _, desk in groups))
         self._widths: list[int] = []  # bytes per STEP of each column
         self._segments: list[tuple[int, int, int, int]] = []  # start, width, column, place in it
@@ -55,6 +61,7 @@ class StepTemplate:
         self._fixed = np.flatnonzero(fixed)
         self._segment_table = np.array(self._segments, np.int64).reshape(-1, 4)
         self._width_table = np.array(self._widths, np.int64)
+        self._places: dict[int, Places] = {}  # by number of frames
 
     def _add_group(self, tail: bytes, lanes: int, desk: PolicyDesk, columns: list[int]) -> bytes:
         """[nil, flags, rewards, [leaf, ...], nil or {"mask": mask}]"""
@@ -99,36 +106,40 @@ class StepTemplate:
             slots: per frame and desk, the lanes' slots.
         """
         n, block = len(frames), self._block(frames)
-        sizes = [-(-n * width // ALIGNMENT) * ALIGNMENT for width in self._widths]
-        buffer = np.empty(sum(sizes), np.uint8)
+        places, end = self._places.get(n) or self._place_columns(n)
+        buffer = np.empty(end, np.uint8)
         if _cut(block, self._bytes, self._fixed, self._segment_table, self._width_table, buffer):
             return None
-        result, at, column = [], 0, 0
-        for number, desk in enumerate(self.desks):
-            rows = n * self._lanes[number]
-            arrays = []
-            for shape, dtype in desk.reader.formats:
-                arrays.append(np.ndarray((rows, *shape), dtype, buffer, at))
-                at += sizes[column]
-                column += 1
-            leaves = len(desk.reader.observation)
-            mine = [each[number] for each in slots]
-            result.append(
-                Columns(
-                    mine[0] if n == 1 else np.concatenate(mine),
-                    arrays[0],
-                    arrays[1],
-                    arrays[2 : 2 + leaves],
-                    arrays[2 + leaves] if len(arrays) > 2 + leaves else None,
-                )
-            )
+        result = []
+        for number, formats in enumerate(places):
+            flags, rewards, *rest = [
+                np.ndarray(shape, dtype, buffer, at) for shape, dtype, at in formats
+            ]
+            mask = rest.pop() if self.desks[number].reader.mask_width else None
+            mine = slots[0][number] if n == 1 else np.concatenate([each[number] for each in slots])
+            result.append(Columns(mine, flags, rewards, rest, mask))
         return result
+
+    def _place_columns(self, n: int) -> Places:
+        """Where the columns of n STEPs stand in their buffer, and where that ends."""
+        places, at, column = [], 0, 0
+        for desk, lanes in zip(self.desks, self._lanes, strict=True):
+            formats = []
+            for shape, dtype in desk.reader.formats:
+                formats.append(((n * lanes, *shape), dtype, at))
+                at += -(-n * self._widths[column] // ALIGNMENT) * ALIGNMENT
+                column += 1
+            places.append(formats)
+        if len(self._places) >= MAX_PLACES:
+            self._places.clear()
+        self._places[n] = places, at
+        return places, at
 
 
 @part
 def _differs(row: Any, template: Any, fixed: Any) -> Any:
     """In any of the bytes `fixed`."""
-    for p in fixed:
+    for p in fixed:  # noqa: SIM110 (there are no generators in compiled code)
         if row[p] != template[p]:
             return True
     return False
