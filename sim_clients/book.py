@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import msgpack
 import numpy as np
 
-from sim_clients.columns import Columns, Group, Lanes
+from sim_clients.columns import Columns, Group, Lanes, reintroduced
 from sim_clients.errors import ClientError, InvalidStep
 from sim_clients.lanes import GroupLanes
-from sim_clients.protocol import GroupSpec, MessageType, spaces
+from sim_clients.layout import NIL, STEP, AnswerLayout, array_head, pack
+from sim_clients.protocol import GroupSpec, unpack
 
-_STEP = int(MessageType.STEP)
 Fallback = Callable[[str, Any, int], Any]
 """(group name, observations, number of rows) -> batched actions, where none came in time."""
 
@@ -22,35 +21,67 @@ class StepRequest:
     """One STEP under way: its columns by group, and in the end its actions or its error.
 
     Attributes:
+        frame: as it was sent; empty before.
+        actions: by group, in the nesting of their spaces; None where a group said nothing.
         done: answered or refused.
         late: its deadline passed.
         abandoned: and the simulator went on without its actions.
     """
 
-    __slots__ = ("abandoned", "actions", "columns", "done", "error", "late", "open_before", "pack")
+    __slots__ = (
+        "abandoned", "actions", "book", "columns", "done", "error", "frame", "late", "open_before",
+        "start",
+    )  # fmt: skip
 
     def __init__(
         self,
-        pack: Callable[[Any], bytes],
+        book: LaneBook,
         columns: list[Columns | None],
-        open_before: list[np.ndarray | None],
+        open_before: list[np.ndarray | None] | None,
     ):
-        self.pack = pack
+        self.book = book
         self.columns = columns
         self.open_before = open_before
-        self.actions: list[list[np.ndarray] | None] = []
+        self.frame = b""
+        self.start = 0  # of the groups, behind the number
+        self.actions: list[Any] = []
         self.error: ClientError | None = None
         self.done = False
         self.late = False
         self.abandoned = False
 
     def encode(self, seq: int) -> bytes:
-        return self.pack([_STEP, seq, [c if c is None else c.to_wire() for c in self.columns]])
+        """The frame under this number. The first call takes over the simulator's arrays."""
+        head = STEP + pack(seq)
+        if self.frame:
+            self.frame = head + self.frame[self.start :]
+        else:
+            pieces = [head, self.book.groups_head]
+            for part in self.columns:
+                if part is None:
+                    pieces.append(NIL)
+                else:
+                    pieces += part.pieces
+                    part.pieces = []  # theirs again
+            self.frame = b"".join(pieces)
+        self.start = len(head)
+        return self.frame
 
     def reintroduce(self) -> None:
-        for columns in self.columns:
-            if columns is not None:
-                columns.reintroduce()
+        """Rewrites the rows for a server that saw nothing of what came before."""
+        _, seq, groups = unpack(self.frame)
+        head = STEP + pack(seq)
+        self.frame = head + pack([None if g is None else reintroduced(g) for g in groups])
+        self.start = len(head)
+
+    def read(self, frame: bytes, at: int) -> bool:
+        """Takes the actions from an ACTIONS frame whose groups begin at `at`, if they are laid
+        out as was to be expected. False: nothing was taken, and the frame wants a proper look."""
+        columns = self.book.answer_layout(self.columns).cut(frame, at)
+        if columns is None:
+            return False
+        self.book.answered(self, columns)
+        return True
 
 
 class LaneBook:
@@ -74,7 +105,9 @@ class LaneBook:
         self.lanes = [GroupLanes(key, group) for key, group in named.items()]
         self._index = {lanes.name: i for i, lanes in enumerate(self.lanes)}
         self._on_timeout = on_timeout
-        self._pack: Callable[[Any], bytes] = msgpack.Packer(use_bin_type=True).pack
+        self.groups_head = array_head(len(self.lanes))
+        self._answer_layout: AnswerLayout | None = None  # of the newest answer
+        self._all_bare = all(lanes.bare_action for lanes in self.lanes)
         self._last: list[list[np.ndarray]] | None = None
         if on_timeout == "repeat":
             self._last = [lanes.zero_actions() for lanes in self.lanes]
@@ -127,26 +160,27 @@ class LaneBook:
 
     def request(self, columns: list[Columns | None]) -> StepRequest:
         """The STEP of these columns; `commit` once it is on its way."""
-        before = [
-            None if part is None or part.open_after is None else lanes.open.copy()
-            for part, lanes in zip(columns, self.lanes, strict=True)
-        ]
-        return StepRequest(self._pack, columns, before)
+        before = None
+        if any(part is not None and part.open_after is not None for part in columns):
+            before = [
+                None if part is None or part.open_after is None else lanes.open.copy()
+                for part, lanes in zip(columns, self.lanes, strict=True)
+            ]
+        return StepRequest(self, columns, before)
 
     def commit(self, columns: list[Columns | None]) -> None:
         """The lanes are as the columns say."""
         for part, lanes in zip(columns, self.lanes, strict=True):
-            if part is not None and part.open_after is not None:
+            if part is not None:
                 lanes.commit(part)
 
     # -- what goes wrong ------------------------------------------------------------------------
 
     def take_back(self, request: StepRequest) -> None:
         """The server refused it."""
-        for lanes, part, before in zip(
-            self.lanes, request.columns, request.open_before, strict=True
-        ):
+        for i, (lanes, part) in enumerate(zip(self.lanes, request.columns, strict=True)):
             if part is not None:
+                before = None if request.open_before is None else request.open_before[i]
                 lanes.take_back(part, lanes.open if before is None else before)
 
     def abandon(self, request: StepRequest) -> None:
@@ -176,8 +210,8 @@ class LaneBook:
                 continue
             if self._last is not None:
                 rows = slice(None) if part.ids is None else part.ids
-                actions[lanes.name] = spaces.unflatten(
-                    lanes.action_space, [column[rows].copy() for column in self._last[i]]
+                actions[lanes.name] = lanes.nested(
+                    [column[rows].copy() for column in self._last[i]]
                 )
             else:
                 assert callable(self._on_timeout)
@@ -187,39 +221,65 @@ class LaneBook:
 
     # -- wire -> simulator -----------------------------------------------------------------------
 
-    def answer(self, request: StepRequest, groups: list[Any]) -> list[tuple[str, int]]:
-        """Takes the ACTIONS of a request. -> (group, policy version) of each group in it.
+    def played_by(self, policies: Iterable[tuple[str, int]]) -> None:
+        """The server said which policy plays which group, and its version."""
+        for lanes, (policy, version) in zip(self.lanes, policies, strict=True):
+            lanes.policy, lanes.version = policy, version
+        self._answer_layout = None
+
+    def answer_layout(self, columns: list[Columns | None]) -> AnswerLayout:
+        """How the answer to these columns will look."""
+        layouts = [None if part is None else part.layout for part in columns]
+        known = self._answer_layout
+        if known is None or known.layouts != layouts:
+            known = AnswerLayout(layouts, [lanes.version for lanes in self.lanes])
+            self._answer_layout = known
+        return known
+
+    def answer(self, request: StepRequest, groups: list[Any]) -> None:
+        """Takes the ACTIONS of a request, however they are laid out.
 
         Raises:
             ValueError, TypeError: they do not fit the request.
         """
-        versions = []
+        found: list[np.ndarray] = []
         for lanes, part, group in zip(self.lanes, request.columns, groups, strict=True):
-            if part is None:
-                request.actions.append(None)
-                continue
-            number, columns = group
-            request.actions.append(lanes.read_actions(columns, part.n))
-            versions.append((lanes.name, int(number)))
+            if part is not None:
+                version, columns = group
+                found += lanes.read_actions(columns, part.layout)
+                lanes.version = int(version)
+        self._answer_layout = None
+        self.answered(request, found)
+
+    def answered(self, request: StepRequest, found: list[np.ndarray]) -> None:
+        """A request has its actions: a column for each leaf of each group in it."""
         request.done = True
         if self._last is not None and not request.abandoned:
-            self._remember(request, self._last)
-        return versions
+            self._remember(request, found, self._last)
+        if self._all_bare and len(found) == len(self.lanes):
+            request.actions = found
+            return
+        columns = iter(found)
+        request.actions = [
+            None if part is None else lanes.nested([next(columns) for _ in part.layout.actions])
+            for lanes, part in zip(self.lanes, request.columns, strict=True)
+        ]
 
     def nested(self, request: StepRequest) -> Any:
         """A request's actions as the simulator wants them."""
         if self.single:
-            actions = request.actions[0]
-            assert actions is not None
-            return spaces.unflatten(self.lanes[0].action_space, actions)
+            return request.actions[0]
         return {
-            lanes.name: spaces.unflatten(lanes.action_space, part)
-            for lanes, part in zip(self.lanes, request.actions, strict=True)
-            if part is not None
+            lanes.name: actions
+            for lanes, actions in zip(self.lanes, request.actions, strict=True)
+            if actions is not None
         }
 
-    def _remember(self, request: StepRequest, last: list[list[np.ndarray]]) -> None:
-        for mine, part, actions in zip(last, request.columns, request.actions, strict=True):
-            if part is not None and actions is not None:
-                for column, new in zip(mine, actions, strict=True):
-                    column[slice(None) if part.ids is None else part.ids] = new
+    def _remember(
+        self, request: StepRequest, found: list[np.ndarray], last: list[list[np.ndarray]]
+    ) -> None:
+        columns = iter(found)
+        for mine, part in zip(last, request.columns, strict=True):
+            if part is not None:
+                for column in mine:
+                    column[slice(None) if part.ids is None else part.ids] = next(columns)

@@ -35,6 +35,7 @@ from sim_clients.effects import (
     Send,
     Stats,
     Told,
+    Unheard,
     Welcomed,
 )
 from sim_clients.errors import (
@@ -115,7 +116,6 @@ class Client:
         self._delayed_by: str | None = None
         self.parameters: dict[str, Any] = {}
         self.on_parameters = on_parameters
-        self.policies: dict[str, tuple[str, int]] = {}
         self.limits: dict[str, Any] = {}
         self.paused = False
         self.draining = False
@@ -123,6 +123,7 @@ class Client:
             if address is None:
                 raise ValueError("address: expected one where there is no transport, got None.")
             transport = ZmqTransport(address)
+        self._address = address
         self._transport = transport
         hello = Hello(
             version=PROTOCOL_VERSION,
@@ -166,9 +167,19 @@ class Client:
         return self._connection.in_flight
 
     @property
+    def policies(self) -> dict[str, tuple[str, int]]:
+        """Group -> the policy that plays it, and its version when it chose the newest actions;
+        empty before the first WELCOME."""
+        return {
+            lanes.name: (lanes.policy, lanes.version)
+            for lanes in self._book.lanes
+            if lanes.policy is not None
+        }
+
+    @property
     def versions(self) -> dict[str, int]:
         """Group -> version of the policy that chose its newest actions."""
-        return {name: number for name, (_, number) in self.policies.items()}
+        return {name: version for name, (_, version) in self.policies.items()}
 
     @property
     def stats(self) -> Stats:
@@ -227,7 +238,8 @@ class Client:
         """
         deadline = math.inf if self._timeout_s is None else self._clock() + self._timeout_s
         answered = not self._queue or self._forget(deadline)
-        columns = self._prepare(
+        self._check_usable()
+        columns = self._book.prepare(
             obs, rewards, terminated, truncated, final_obs, first, leaving, lanes, mask, executed, metrics
         )  # fmt: skip
         if not answered:
@@ -239,7 +251,9 @@ class Client:
                 self._miss(request)
                 return self._book.substitute(obs, columns)
         self._queue.popleft()
-        return self._hand_out(request)
+        if request.error is not None:
+            raise request.error
+        return self._book.nested(request)
 
     def send_step(
         self,
@@ -265,7 +279,8 @@ class Client:
             raise InvalidStep(
                 "expected step() or receive_actions(), as an earlier step missed its deadline."
             )
-        columns = self._prepare(
+        self._check_usable()
+        columns = self._book.prepare(
             obs, rewards, terminated, truncated, final_obs, first, leaving, lanes, mask, executed, metrics
         )  # fmt: skip
         if self._queue:
@@ -290,7 +305,9 @@ class Client:
             if not self._advance(deadline):
                 return None
         self._queue.popleft()
-        return self._hand_out(request)
+        if request.error is not None:
+            raise request.error
+        return self._book.nested(request)
 
     def ping(self, timeout_s: float | None = None) -> float:
         """Seconds until the server's program (not its I/O thread) answered.
@@ -335,16 +352,14 @@ class Client:
 
     # -- building and sending ------------------------------------------------------------------------
 
-    def _prepare(self, obs: Any, *rest: Any) -> list[Columns | None]:
-        self._check_usable()
-        return self._book.prepare(obs, *rest)
-
     def _submit(self, columns: list[Columns | None]) -> StepRequest:
         request = self._book.request(columns)
-        self._connection.submit(request, self._clock())
+        frame = self._connection.submit(request, self._clock())
         self._queue.append(request)
-        self._book.commit(columns)
-        self._perform()
+        if request.open_before is not None:
+            self._book.commit(columns)
+        if frame is not None:
+            self._transport.send(frame)
         return request
 
     def _advance(self, deadline: float) -> bool:
@@ -381,6 +396,8 @@ class Client:
                 self._on_event(effect.event.kind, effect.event.data)
             elif isinstance(effect, Delayed):
                 self._on_delay(effect.error)
+            elif isinstance(effect, Unheard):
+                self._on_silence(effect.seconds)
             elif isinstance(effect, Ponged):
                 self._pongs.add(effect.token)
         over = self._connection.over
@@ -391,9 +408,7 @@ class Client:
 
     def _on_answer(self, request: StepRequest, groups: list[Any]) -> None:
         try:
-            for name, number in self._book.answer(request, groups):
-                if self.policies[name][1] != number:
-                    self.policies[name] = (self.policies[name][0], number)
+            self._book.answer(request, groups)
         except (ValueError, TypeError) as error:
             over = SessionRefused(
                 ErrorCode.MALFORMED, f"its actions do not fit the action space: {error}."
@@ -412,8 +427,7 @@ class Client:
         self.limits = welcome.limits
         self._delayed_by = None
         self.paused = self.draining = False
-        for spec, group in zip(self._book.specs, welcome.groups, strict=True):
-            self.policies[spec.name] = group
+        self._book.played_by(welcome.groups)
         if effect.replaced:
             self._book.introduce_again(self._queue)
         self._set_parameters(welcome.parameters)
@@ -422,6 +436,14 @@ class Client:
         if error.code != self._delayed_by:  # once, not at every repeat
             log.warning("the server makes us wait (%s): %s", error.code, error.text)
         self._delayed_by = error.code
+
+    def _on_silence(self, seconds: float) -> None:
+        address = self._address or "the server"
+        log.warning(
+            "expected a policy server at %s, heard nothing for %.0f s: start one there (policy-server "
+            "serve --bind %s), or give its real address; asking on until it answers.",
+            address, seconds, address,
+        )  # fmt: skip
 
     def _on_event(self, kind: str, data: dict[str, Any]) -> None:
         if kind == EventKind.PARAMETERS:
@@ -438,12 +460,7 @@ class Client:
             if self.on_parameters is not None:
                 self.on_parameters(dict(self.parameters))
 
-    # -- handing out, and doing without -----------------------------------------------------------------
-
-    def _hand_out(self, request: StepRequest) -> Any:
-        if request.error is not None:
-            raise request.error
-        return self._book.nested(request)
+    # -- doing without -----------------------------------------------------------------
 
     def _forget(self, deadline: float) -> bool:
         """Gives up the steps whose answers did not come in time; True once none is unanswered."""

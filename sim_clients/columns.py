@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sim_clients.layout import Layout
 from sim_clients.protocol import Flag
 
 
@@ -37,7 +38,7 @@ class Rows(NamedTuple):
     values: Any
 
 
-@dataclass
+@dataclass(slots=True)
 class Lanes:
     """One group's part of a step: n rows, one per lane that speaks.
 
@@ -71,51 +72,44 @@ class Lanes:
 
 
 class Columns:
-    """One group's rows as they travel, and what is needed to say them again.
+    """One group's rows on their way to the wire.
 
     Attributes:
         ids: the lanes, or None for all.
         n: rows.
+        pieces: their msgpack, to be joined at once: some are the caller's own arrays.
         open_after: which of the lanes have an episode after this step; None: all of them.
+        layout: of these rows, and of the actions that answer them.
     """
 
-    __slots__ = ("extras", "flags", "ids", "n", "observations", "open_after", "rewards")
+    __slots__ = ("ids", "layout", "n", "open_after", "pieces")
 
     def __init__(
         self,
         ids: np.ndarray | None,
-        n: int,
-        flags: bytes,
-        rewards: bytes,
-        observations: list[bytes],
-        extras: dict[str, Any] | None,
+        layout: Layout,
+        pieces: list[Any],
         open_after: np.ndarray | None,
     ):
         self.ids = ids
-        self.n = n
-        self.flags = flags
-        self.rewards = rewards
-        self.observations = observations
-        self.extras = extras
+        self.n = layout.n
+        self.layout = layout
+        self.pieces = pieces
         self.open_after = open_after
 
-    def to_wire(self) -> list[Any]:
-        ids = None if self.ids is None else self.ids.tobytes()
-        return [ids, self.flags, self.rewards, self.observations, self.extras]
 
-    def reintroduce(self) -> None:
-        """Says the same to a server that saw nothing before: no endings, no previous action."""
-        flags = np.frombuffer(self.flags, np.uint8)
-        first = flags & Flag.FIRST
-        self.flags = (
-            (first | (flags & Flag.LEAVING) | np.where(first, 0, Flag.CONTINUED))
-            .astype(np.uint8)
-            .tobytes()
-        )
-        if self.extras is not None:
-            ended = flags & Flag.ENDED
-            extras = {k: v for k, v in self.extras.items() if k == "mask"}
-            metrics = [entry for entry in self.extras.get("metrics", ()) if not ended[entry[0]]]
-            if metrics:
-                extras["metrics"] = metrics
-            self.extras = extras or None
+def reintroduced(group: list[Any]) -> list[Any]:
+    """A group's part of STEP, as msgpack has it, for a server that saw nothing of what came
+    before: no endings, no previous action."""
+    lanes, flag_bytes, rewards, observations, extras = group
+    flags = np.frombuffer(flag_bytes, np.uint8)
+    first = flags & Flag.FIRST
+    changed = first | (flags & Flag.LEAVING) | np.where(first, 0, Flag.CONTINUED)
+    if extras is not None:
+        ended = flags & Flag.ENDED
+        kept = {key: value for key, value in extras.items() if key == "mask"}
+        metrics = [entry for entry in extras.get("metrics", ()) if not ended[entry[0]]]
+        if metrics:
+            kept["metrics"] = metrics
+        extras = kept or None
+    return [lanes, changed.astype(np.uint8).tobytes(), rewards, observations, extras]

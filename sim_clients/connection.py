@@ -2,7 +2,8 @@
 
 Events: a frame came (`received`), time passed (`tick`), the simulator has a STEP (`submit`).
 Effects pile up in `effects` in the order in which they must happen; whoever owns the socket
-takes them all after every event. `retry_at` says when the next `tick` is due.
+takes them all after every event. The two events of every step go without: `submit` returns the
+frame to send, and a plain answer goes to its request. `retry_at` says when the next `tick` is due.
 
     greeting --WELCOME--> ready --unknown_session, another epoch, silence--> greeting
         any --fatal ERROR, EVENT shutdown {final}--> over
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any, NamedTuple
+from typing import Any
 from typing import Protocol as Interface
 
 from sim_clients.effects import (
@@ -26,9 +27,11 @@ from sim_clients.effects import (
     Send,
     Stats,
     Told,
+    Unheard,
     Welcomed,
 )
 from sim_clients.errors import ClientError, InvalidStep, ServerClosed, SessionRefused
+from sim_clients.layout import ACTIONS, pack
 from sim_clients.protocol import (
     PROTOCOL_VERSION,
     Error,
@@ -49,11 +52,15 @@ from sim_clients.protocol.codec import read
 _ACTIONS = int(MessageType.ACTIONS)
 _JITTER = 0.2
 _LATER = frozenset({ErrorCode.LIMIT_EXCEEDED, ErrorCode.INTERNAL})  # may be over by the next HELLO
+_UNHEARD_S = 3.0  # the third repeat of whoever begins with half a second
 _PROMPT_GREETINGS = 2  # re-introductions in a row without an answered STEP, before backing off
 
 
 class Request(Interface):
     """A STEP that may have to be said again, perhaps to a server that knows nothing of it."""
+
+    frame: bytes
+    """As it was encoded last."""
 
     def encode(self, seq: int) -> bytes:
         """The frame under this number; the same bytes for the same number."""
@@ -61,10 +68,9 @@ class Request(Interface):
     def reintroduce(self) -> None:
         """Rewrites the rows for a server that saw nothing of what came before."""
 
-
-class _Pending(NamedTuple):
-    request: Request
-    frame: bytes
+    def read(self, frame: bytes, at: int) -> bool:
+        """Takes its answer from an ACTIONS frame whose groups begin at `at`, where that is easy.
+        False: nothing was taken, and `Answered` follows if it is an answer at all."""
 
 
 class Connection:
@@ -98,6 +104,7 @@ class Connection:
         self.retry_at = math.inf
         self.session_id: bytes | None = None
         self.epoch: int | None = None
+        self._packed_epoch = b""
         self.window = 1
         self.max_message_bytes: int | None = None
         self.over: ClientError | None = None
@@ -107,14 +114,18 @@ class Connection:
         self._max_retry_s = max(retry_s, max_retry_s)
         self._silent_retries = silent_retries
         self._rng = rng or random.Random()
-        self._pending: dict[int, _Pending] = {}  # by number, in order
+        self._pending: dict[int, Request] = {}  # by number, in order
         self._interval = retry_s
+        self._jitter = 1.0
         self._silent = 0
+        self._unheard_since: float | None = None  # of the first frame that was not answered in time
+        self._unheard_said = False
         self._greetings = 0  # since the last answered STEP
         self._repeats: dict[int, int] = {}  # number -> times its STEP was said again
         self._echoes: dict[int, int] = {}  # number -> ERRORs still to come for a refused STEP
         self._greeting = True
         self._send_hello()
+        self._vary()
         self._arm(now)
 
     @property
@@ -129,8 +140,8 @@ class Connection:
 
     # -- events ------------------------------------------------------------------------------
 
-    def submit(self, request: Request, now: float) -> None:
-        """The simulator has a STEP; before the first WELCOME it waits here.
+    def submit(self, request: Request, now: float) -> bytes | None:
+        """The simulator has a STEP. -> The frame to send; None: it waits here for a WELCOME.
 
         Raises:
             InvalidStep: the window is full, or the frame exceeds the server's limit.
@@ -150,14 +161,15 @@ class Connection:
                 f"expected a message of at most {limit} bytes, got {len(frame)}: send fewer lanes "
                 "per step, or raise the server's max_message_bytes."
             )
-        self._pending[self.next_seq] = _Pending(request, frame)
+        self._pending[self.next_seq] = request
         self.next_seq += 1
         self.stats.sent += 1
-        if not self._greeting:
-            self.effects.append(Send(frame))
-            if len(self._pending) == 1:
-                self._interval = self._retry_s
-                self._arm(now)
+        if self._greeting:
+            return None
+        if len(self._pending) == 1:
+            self._interval = self._retry_s
+            self.retry_at = now + self._interval * self._jitter
+        return frame
 
     def ping(self, token: int) -> None:
         """Asks for a sign of life of the server's program; a `Ponged` with this token follows."""
@@ -171,7 +183,13 @@ class Connection:
             return
         self.stats.retries += 1
         self._silent += 1
+        if self._unheard_since is None:
+            self._unheard_since = now - self._interval * self._jitter
+        elif now - self._unheard_since >= _UNHEARD_S and not self._unheard_said:
+            self._unheard_said = True
+            self.effects.append(Unheard(now - self._unheard_since))
         self._interval = min(2 * self._interval, self._max_retry_s)
+        self._vary()
         if self._silent >= self._silent_retries:
             # A connection can be half open for hours; a new one finds out at once.
             self._silent = 0
@@ -191,10 +209,18 @@ class Connection:
         if self.over is not None:
             return
         self._silent = 0
+        if self._unheard_since is not None:
+            self._unheard_since, self._unheard_said = None, False
+        if not self._greeting:
+            for seq, request in self._pending.items():
+                start = ACTIONS + pack(seq) + self._packed_epoch
+                if frame.startswith(start) and request.read(frame, len(start)):
+                    self._acknowledge(seq, now)
+                    return
         try:
             data = unpack(frame)
             if data[0] == _ACTIONS:
-                # By hand, not by `read`: this is the one frame of every step.
+                # Not by `read`: the columns are for the request to judge.
                 _, seq, epoch, groups = data
                 if type(seq) is not int or type(epoch) is not int or type(groups) is not list:
                     raise ValueError
@@ -221,16 +247,21 @@ class Connection:
     def _on_actions(self, seq: int, epoch: int, groups: list[Any], now: float) -> None:
         if not self._check_epoch(epoch, now):
             return
-        pending = self._pending.pop(seq, None)
-        if pending is None:
+        request = self._pending.get(seq)
+        if request is None:
             return  # a repeat of an answer that was already here
+        self._acknowledge(seq, now)
+        self.effects.append(Answered(request, groups))
+
+    def _acknowledge(self, seq: int, now: float) -> None:
+        del self._pending[seq]
         self.stats.acknowledged += 1
         self._greetings = 0
-        self._repeats.pop(seq, None)
+        if self._repeats:
+            self._repeats.pop(seq, None)
         if not self._greeting:
             self._interval = self._retry_s
-            self._arm(now)
-        self.effects.append(Answered(pending.request, groups))
+            self.retry_at = now + self._interval * self._jitter if self._pending else math.inf
 
     def _on_welcome(self, welcome: Welcome, now: float) -> None:
         if not self._greeting and welcome.session_id == self.session_id:
@@ -261,11 +292,12 @@ class Connection:
         if replaced or first:
             self.stats.sessions += 1
         self.session_id, self.epoch = welcome.session_id, welcome.epoch
+        self._packed_epoch = pack(welcome.epoch)
         self.window, self.max_message_bytes = window, size
         self._greeting = False
         if replaced:
-            for pending in self._pending.values():
-                pending.request.reintroduce()
+            for request in self._pending.values():
+                request.reintroduce()
             self._renumber(1)
         self.effects.append(Welcomed(welcome, replaced))
         if replaced:
@@ -273,7 +305,7 @@ class Connection:
             self._echoes.clear()
         if replaced or first:
             # This session has heard none of it: one sending, so one refusal, and no echo of it.
-            self.effects.extend(Send(p.frame) for p in self._pending.values())
+            self.effects.extend(Send(request.frame) for request in self._pending.values())
         else:
             self._say_again()
         self._interval = self._retry_s
@@ -304,8 +336,8 @@ class Connection:
         else:
             # An error without a number answers what it could not read: the oldest request.
             seq = next(iter(self._pending), None) if error.seq is None else error.seq
-            pending = self._pending.get(seq) if seq is not None else None
-            if seq is None or pending is None:
+            request = self._pending.get(seq) if seq is not None else None
+            if seq is None or request is None:
                 return
             if self._echoes.get(seq):
                 self._echoes[seq] -= 1  # the refusal of a repeat of what had this number before
@@ -314,33 +346,32 @@ class Connection:
             if out_of_step and self._greetings < _PROMPT_GREETINGS:
                 self._introduce_again(now)  # WELCOME will say where the server stands
                 return
-            self._refuse(seq, pending, error, now)
+            self._refuse(seq, request, error, now)
 
     # -- pieces --------------------------------------------------------------------------------
 
-    def _refuse(self, seq: int, pending: _Pending, error: Error, now: float) -> None:
+    def _refuse(self, seq: int, request: Request, error: Error, now: float) -> None:
         del self._pending[seq]
         self.stats.refused += 1
         self._echoes[seq] = self._repeats.pop(seq, 0)
-        self.effects.append(Refused(pending.request, error._replace(seq=seq)))
+        self.effects.append(Refused(request, error._replace(seq=seq)))
         # The server did not use the number up, so the requests behind it move down by one.
         oldest = next(iter(self._pending), seq)
         self._renumber(min(oldest, seq))
         if not self._greeting:
-            self.effects.extend(Send(p.frame) for n, p in self._pending.items() if n >= seq)
+            self.effects.extend(Send(r.frame) for n, r in self._pending.items() if n >= seq)
         self._arm(now)
 
     def _say_again(self) -> None:
-        for seq, pending in self._pending.items():
+        for seq, request in self._pending.items():
             self._repeats[seq] = self._repeats.get(seq, 0) + 1
-            self.effects.append(Send(pending.frame))
+            self.effects.append(Send(request.frame))
 
     def _renumber(self, start: int) -> None:
-        requests = [p.request for p in self._pending.values()]
-        self._pending = {
-            seq: _Pending(request, request.encode(seq))
-            for seq, request in enumerate(requests, start)
-        }
+        requests = list(self._pending.values())
+        self._pending = dict(enumerate(requests, start))
+        for seq, request in self._pending.items():
+            request.encode(seq)
         self.next_seq = start + len(requests)
 
     def _check_epoch(self, epoch: int, now: float) -> bool:
@@ -367,11 +398,14 @@ class Connection:
         self.effects.append(Send(encode(self._hello._replace(resume=self.session_id))))
 
     def _arm(self, now: float) -> None:
-        if self._greeting or self._pending:
-            jitter = 1 - _JITTER + 2 * _JITTER * self._rng.random()
-            self.retry_at = now + self._interval * jitter
+        if self._pending or self._greeting:
+            self.retry_at = now + self._interval * self._jitter
         else:
             self.retry_at = math.inf
+
+    def _vary(self) -> None:
+        """Another jitter. One does until it has been waited for: most waits end with an answer."""
+        self._jitter = 1 - _JITTER + 2 * _JITTER * self._rng.random()
 
     def _end(self, error: ClientError) -> None:
         self.over = error

@@ -26,6 +26,12 @@ class Answered(NamedTuple):
     groups: list[Any]
 
 
+class Unheard(NamedTuple):
+    """Nothing at all has come for so long; said once until something does."""
+
+    seconds: float
+
+
 class Refused(NamedTuple):
     """The server would not take this request; it is no longer under way."""
 
@@ -62,7 +68,7 @@ class Over(NamedTuple):
     error: ClientError
 
 
-Effect = Send | Reconnect | Answered | Refused | Welcomed | Delayed | Told | Ponged | Over
+Effect = Send | Reconnect | Unheard | Answered | Refused | Welcomed | Delayed | Told | Ponged | Over
 
 
 @dataclass

@@ -17,6 +17,7 @@ from sim_clients.effects import (
     Refused,
     Send,
     Told,
+    Unheard,
     Welcomed,
 )
 from sim_clients.errors import InvalidStep, ServerClosed, SessionRefused
@@ -46,12 +47,17 @@ class Note:
     def __init__(self, name: str):
         self.name = name
         self.reintroduced = 0
+        self.frame = b""
 
     def encode(self, seq: int) -> bytes:
-        return f"{self.name}:{seq}:{self.reintroduced}".encode()
+        self.frame = f"{self.name}:{seq}:{self.reintroduced}".encode()
+        return self.frame
 
     def reintroduce(self) -> None:
         self.reintroduced += 1
+
+    def read(self, frame: bytes, at: int) -> bool:
+        return False
 
 
 def connection(**options) -> Connection:
@@ -68,14 +74,21 @@ def connection(**options) -> Connection:
     return Connection(hello, now=0.0, rng=Even(), **options)
 
 
+def submit(c: Connection, note: Note, now: float) -> None:
+    """What the simulator's thread does: what is to be sent, is sent at once."""
+    frame = c.submit(note, now)
+    if frame is not None:
+        c.effects.append(Send(frame))
+
+
 def take(c: Connection) -> list:
     effects, c.effects = c.effects, []
     return effects
 
 
 def frames(c: Connection) -> list[bytes]:
-    """Frames sent since the last look; nothing else may have happened."""
-    effects = take(c)
+    """Frames sent since the last look; nothing else may have happened, but complaints of silence."""
+    effects = [e for e in take(c) if not isinstance(e, Unheard)]
     assert all(isinstance(e, Send) for e in effects), effects
     return [e.frame for e in effects]
 
@@ -115,7 +128,7 @@ def test_says_hello_first_and_holds_the_step_until_welcome():
     c = connection()
     (hello,) = frames(c)
     assert resume_of(hello) is None
-    c.submit(Note("a"), 0.0)
+    submit(c, Note("a"), 0.0)
     assert frames(c) == []
     welcome(c)
     met, sent = take(c)
@@ -129,8 +142,8 @@ def test_says_hello_first_and_holds_the_step_until_welcome():
 def test_numbers_rise_by_one_and_answers_find_their_request():
     c = ready()
     first, second = Note("a"), Note("b")
-    c.submit(first, 0.0)
-    c.submit(second, 0.0)
+    submit(c, first, 0.0)
+    submit(c, second, 0.0)
     assert frames(c) == [b"a:1:0", b"b:2:0"]
     actions(c, 2)
     actions(c, 1)
@@ -141,27 +154,27 @@ def test_numbers_rise_by_one_and_answers_find_their_request():
 
 def test_window_is_what_welcome_says():
     c = connection()
-    c.submit(Note("a"), 0.0)
+    submit(c, Note("a"), 0.0)
     with pytest.raises(InvalidStep, match="at most 1 unanswered"):
-        c.submit(Note("b"), 0.0)
+        submit(c, Note("b"), 0.0)
     welcome(c)
-    c.submit(Note("b"), 0.0)
+    submit(c, Note("b"), 0.0)
     with pytest.raises(InvalidStep, match="at most 2 unanswered"):
-        c.submit(Note("c"), 0.0)
+        submit(c, Note("c"), 0.0)
     assert c.stats.sent == 2
 
 
 def test_a_frame_over_the_limit_is_refused_here_and_uses_no_number():
     c = ready()
     with pytest.raises(InvalidStep, match="at most 100 bytes"):
-        c.submit(Note("x" * 200), 0.0)
-    c.submit(Note("a"), 0.0)
+        submit(c, Note("x" * 200), 0.0)
+    submit(c, Note("a"), 0.0)
     assert frames(c) == [b"a:1:0"]
 
 
 def test_repeats_the_same_bytes_and_backs_off_to_the_limit():
     c = ready(silent_retries=100)
-    c.submit(Note("a"), 10.0)
+    submit(c, Note("a"), 10.0)
     take(c)
     waits, now = [], 10.0
     for _ in range(6):
@@ -175,7 +188,7 @@ def test_repeats_the_same_bytes_and_backs_off_to_the_limit():
     assert c.stats.retries == 6
     actions(c, 1, now=now)
     assert c.retry_at == math.inf
-    c.submit(Note("b"), now)
+    submit(c, Note("b"), now)
     assert c.retry_at - now == pytest.approx(0.5)
 
 
@@ -190,7 +203,7 @@ def test_jitter_stays_within_a_fifth():
 
 def test_wait_means_patience_not_silence():
     c = ready(silent_retries=2)
-    c.submit(Note("a"), 0.0)
+    submit(c, Note("a"), 0.0)
     take(c)
     now = 0.0
     for _ in range(10):
@@ -205,13 +218,13 @@ def test_wait_means_patience_not_silence():
 
 def test_silence_brings_a_new_socket_and_a_resuming_hello():
     c = ready(silent_retries=3)
-    c.submit(Note("a"), 0.0)
+    submit(c, Note("a"), 0.0)
     take(c)
     for _ in range(2):
         c.tick(c.retry_at)
         assert frames(c) == [b"a:1:0"]
     c.tick(c.retry_at)
-    reconnect, hello = take(c)
+    reconnect, hello = (e for e in take(c) if not isinstance(e, Unheard))
     assert isinstance(reconnect, Reconnect)
     assert resume_of(hello.frame) == SESSION
     welcome(c, resumed=True, next_seq=2)
@@ -228,13 +241,35 @@ def test_greetings_are_repeated_too():
     kinds = []
     for _ in range(6):
         c.tick(c.retry_at)
-        kinds.append([type(e).__name__ for e in take(c)])
+        kinds.append([type(e).__name__ for e in take(c) if not isinstance(e, Unheard)])
     assert kinds == [["Send"], ["Send"], ["Reconnect", "Send"]] * 2
+
+
+def test_silence_is_complained_of_once_until_something_is_heard():
+    c = ready(silent_retries=100)
+    for _ in range(2):
+        submit(c, Note("a"), 100.0)
+        said = []
+        for _ in range(8):
+            c.tick(c.retry_at)
+            said += [e for e in take(c) if isinstance(e, Unheard)]
+        assert said == [Unheard(pytest.approx(3.5))]
+        actions(c, c.next_seq - 1)
+        take(c)
+
+
+def test_a_server_that_says_wait_is_heard():
+    c = ready()
+    submit(c, Note("a"), 0.0)
+    for _ in range(8):
+        c.tick(c.retry_at)
+        assert not any(isinstance(e, Unheard) for e in take(c))
+        c.received(encode(Event("wait", 1, {})), c.retry_at)
 
 
 def test_late_and_repeated_answers_are_ignored():
     c = ready()
-    c.submit(Note("a"), 0.0)
+    submit(c, Note("a"), 0.0)
     take(c)
     actions(c, 1)
     take(c)
@@ -246,8 +281,8 @@ def test_late_and_repeated_answers_are_ignored():
 
 def test_forgotten_connection_is_resumed_with_the_same_bytes():
     c = ready()
-    c.submit(Note("a"), 0.0)
-    c.submit(Note("b"), 0.0)
+    submit(c, Note("a"), 0.0)
+    submit(c, Note("b"), 0.0)
     take(c)
     error(c, ErrorCode.UNKNOWN_SESSION, seq=1)
     (hello,) = frames(c)
@@ -260,11 +295,11 @@ def test_forgotten_connection_is_resumed_with_the_same_bytes():
 
 def test_lost_session_starts_from_one_with_rewritten_requests():
     c = ready()
-    c.submit(Note("z"), 0.0)
+    submit(c, Note("z"), 0.0)
     actions(c, 1)
     a, b = Note("a"), Note("b")
-    c.submit(a, 0.0)
-    c.submit(b, 0.0)
+    submit(c, a, 0.0)
+    submit(c, b, 0.0)
     take(c)
     error(c, ErrorCode.UNKNOWN_SESSION, seq=2)
     take(c)
@@ -275,14 +310,14 @@ def test_lost_session_starts_from_one_with_rewritten_requests():
     assert (c.session_id, c.epoch, c.stats.sessions) == (OTHER, 9, 2)
     actions(c, 1, epoch=9)
     actions(c, 2, epoch=9)
-    c.submit(Note("c"), 0.0)
+    submit(c, Note("c"), 0.0)
     assert take(c)[-1] == Send(b"c:3:0")
     assert balance(c)
 
 
 def test_another_epoch_alone_is_reason_enough():
     c = ready()
-    c.submit(Note("a"), 0.0)
+    submit(c, Note("a"), 0.0)
     take(c)
     actions(c, 1, epoch=2)
     (hello,) = frames(c)
@@ -300,7 +335,7 @@ def test_another_epoch_alone_is_reason_enough():
 def test_resumed_into_another_session_counts_as_lost():
     # A repeated HELLO: the new server resumes the session that the first copy opened.
     c = ready()
-    c.submit(Note("a"), 0.0)
+    submit(c, Note("a"), 0.0)
     take(c)
     error(c, ErrorCode.UNKNOWN_SESSION, seq=1)
     take(c)
@@ -314,7 +349,7 @@ def test_resumed_into_another_session_counts_as_lost():
 
 def test_a_server_that_always_forgets_does_not_get_a_busy_loop():
     c = ready()
-    c.submit(Note("a"), 0.0)
+    submit(c, Note("a"), 0.0)
     take(c)
     hellos = 0
     for _ in range(20):
@@ -334,14 +369,14 @@ def test_a_server_that_always_forgets_does_not_get_a_busy_loop():
 def test_refused_number_is_used_again():
     c = ready()
     bad = Note("bad")
-    c.submit(bad, 0.0)
+    submit(c, bad, 0.0)
     take(c)
     error(c, ErrorCode.BAD_REWARD, seq=1)
     (refused,) = take(c)
     assert isinstance(refused, Refused)
     assert refused.request is bad
     assert refused.error.code == ErrorCode.BAD_REWARD
-    c.submit(Note("good"), 0.0)
+    submit(c, Note("good"), 0.0)
     assert frames(c) == [b"good:1:0"]
     assert c.stats.refused == 1
     assert balance(c)
@@ -349,9 +384,9 @@ def test_refused_number_is_used_again():
 
 def test_a_request_behind_a_refused_one_moves_down():
     c = ready()
-    c.submit(Note("bad"), 0.0)
+    submit(c, Note("bad"), 0.0)
     behind = Note("b")
-    c.submit(behind, 0.0)
+    submit(c, behind, 0.0)
     take(c)
     error(c, ErrorCode.BAD_FLAGS, seq=1)
     refused, sent = take(c)
@@ -365,14 +400,14 @@ def test_a_request_behind_a_refused_one_moves_down():
 
 def test_refusals_of_repeats_do_not_hit_the_successor():
     c = ready()
-    c.submit(Note("bad"), 0.0)
+    submit(c, Note("bad"), 0.0)
     c.tick(c.retry_at)
     c.tick(c.retry_at)  # said three times
     take(c)
     for _ in range(3):
         error(c, ErrorCode.BAD_REWARD, seq=1)
         if c.stats.refused == 1 and not c.in_flight:
-            c.submit(Note("good"), 5.0)
+            submit(c, Note("good"), 5.0)
     assert c.stats.refused == 1
     assert c.in_flight == 1
     error(c, ErrorCode.BAD_REWARD, seq=1)  # this one is for the successor
@@ -382,13 +417,13 @@ def test_refusals_of_repeats_do_not_hit_the_successor():
 def test_what_waited_for_the_first_welcome_is_no_repeat():
     c = connection()
     take(c)
-    c.submit(Note("bad"), 0.0)
+    submit(c, Note("bad"), 0.0)
     welcome(c)
     assert take(c)[-1] == Send(b"bad:1:0")
     error(c, ErrorCode.BAD_REWARD, seq=1)
     assert isinstance(take(c)[0], Refused)
     worse = Note("worse")
-    c.submit(worse, 0.0)
+    submit(c, worse, 0.0)
     assert frames(c) == [b"worse:1:0"]
     error(c, ErrorCode.BAD_REWARD, seq=1)  # no echo: "bad" was said once
     (refused,) = take(c)
@@ -400,7 +435,7 @@ def test_what_waited_for_the_first_welcome_is_no_repeat():
 def test_error_without_number_refuses_the_oldest():
     c = ready()
     a = Note("a")
-    c.submit(a, 0.0)
+    submit(c, a, 0.0)
     take(c)
     error(c, ErrorCode.INTERNAL)
     (refused,) = take(c)
@@ -410,7 +445,7 @@ def test_error_without_number_refuses_the_oldest():
 
 def test_out_of_step_asks_where_the_server_stands_then_gives_up():
     c = ready()
-    c.submit(Note("a"), 0.0)
+    submit(c, Note("a"), 0.0)
     take(c)
     for _ in range(2):
         error(c, ErrorCode.BAD_SEQUENCE, seq=1)
@@ -424,7 +459,7 @@ def test_out_of_step_asks_where_the_server_stands_then_gives_up():
 
 def test_resuming_at_an_impossible_number_ends_it():
     c = ready()
-    c.submit(Note("a"), 0.0)
+    submit(c, Note("a"), 0.0)
     take(c)
     error(c, ErrorCode.UNKNOWN_SESSION, seq=1)
     take(c)
@@ -439,7 +474,7 @@ def test_resuming_at_an_impossible_number_ends_it():
 )
 def test_what_ends_a_session(code, fatal):
     c = ready()
-    c.submit(Note("a"), 0.0)
+    submit(c, Note("a"), 0.0)
     take(c)
     error(c, code, seq=1, fatal=fatal)
     (over,) = take(c)
@@ -447,7 +482,7 @@ def test_what_ends_a_session(code, fatal):
     assert isinstance(over.error, SessionRefused)
     assert c.retry_at == math.inf
     with pytest.raises(SessionRefused, match=code):
-        c.submit(Note("b"), 0.0)
+        submit(c, Note("b"), 0.0)
     welcome(c)
     assert take(c) == []
 
@@ -467,7 +502,7 @@ def test_a_server_that_is_full_or_stopping_is_asked_again():
 
 def test_shutdown_is_told_and_final_shutdown_is_final():
     c = ready()
-    c.submit(Note("a"), 0.0)
+    submit(c, Note("a"), 0.0)
     take(c)
     c.received(encode(Event("shutdown", None, {"reason": "update"})), 0.0)
     (told,) = take(c)
@@ -482,7 +517,7 @@ def test_shutdown_is_told_and_final_shutdown_is_final():
 
 def test_what_cannot_be_read_is_counted_only():
     c = ready()
-    c.submit(Note("a"), 0.0)
+    submit(c, Note("a"), 0.0)
     take(c)
     for frame in (
         b"",
