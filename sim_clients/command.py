@@ -29,6 +29,11 @@ def parser(command: str, what: str, metavar: str) -> argparse.ArgumentParser:
     result.add_argument("--token", help="what the server's operator gave out")
     result.add_argument("--env-kwargs", type=_json_object, default={}, metavar="JSON")
     result.add_argument("--action-mask", action="store_true", help="the environment gives masks")
+    result.add_argument(
+        "--pipelined",
+        action="store_true",
+        help="half of the environments step while the others wait for actions",
+    )
     result.add_argument("--episodes", type=int, help="stop after so many; default: never")
     result.add_argument("--steps", type=int, help="stop after so many; default: never")
     return result

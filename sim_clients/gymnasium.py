@@ -22,7 +22,7 @@ from sim_clients.command import (
 )
 from sim_clients.protocol import spaces
 from sim_clients.rows import RowStore, action_rows, flat_mask
-from sim_clients.runner import FAREWELL_S, Runner, Summary
+from sim_clients.runner import FAREWELL_S, Runner, Summary, in_halves
 from sim_clients.space_conversion import as_space
 
 
@@ -193,11 +193,13 @@ def run_gymnasium(
     *,
     action_mask: bool = False,
     token: str | None = None,
+    pipelined: bool = False,
 ) -> Summary:
     """Runs environments against the server at `address` until a limit is reached (default: never).
 
     Args:
         env_or_id: a Gymnasium id, a function that makes an environment, or an environment.
+        pipelined: half of the environments step while the other half waits for actions.
 
     Raises:
         UsageError: the environment cannot be made, or its spaces cannot travel.
@@ -205,11 +207,16 @@ def run_gymnasium(
     """
     envs = make_environments(env_or_id, num_envs, env_kwargs)
 
-    def connect(spec: Group) -> Client:
-        return make_client(address, spec, identity=identity, token=token, group=group)
+    def make(mine: Sequence[Any], seed: int | None, name: str | None) -> Runner:
+        def connect(spec: Group) -> Client:
+            return make_client(address, spec, identity=name, token=token, group=group)
+
+        return GymnasiumSimulator(connect, mine, seed, action_mask=action_mask)
 
     try:
-        simulator = GymnasiumSimulator(connect, envs, seed, action_mask=action_mask)
+        simulator = (
+            in_halves(make, envs, seed, identity) if pipelined else make(envs, seed, identity)
+        )
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from None
     with simulator:
@@ -225,7 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
         lambda: run_gymnasium(
             given.env, given.address, given.num_envs, given.env_kwargs, given.seed,
             given.identity, given.episodes, given.steps, group=given.group,
-            action_mask=given.action_mask, token=given.token,
+            action_mask=given.action_mask, token=given.token, pipelined=given.pipelined,
         )
     )  # fmt: skip
 

@@ -21,7 +21,7 @@ from sim_clients.command import UsageError, check_count, make_client, parser, ru
 from sim_clients.errors import InvalidStep
 from sim_clients.protocol import spaces
 from sim_clients.rows import RowStore, action_row, flat_mask
-from sim_clients.runner import FAREWELL_S, Runner, Summary
+from sim_clients.runner import FAREWELL_S, Runner, Summary, in_halves
 from sim_clients.space_conversion import as_space
 
 GroupBy = Mapping[Any, str] | Callable[[Any], str]
@@ -258,12 +258,14 @@ def run_pettingzoo(
     group_by: GroupBy | None = None,
     action_mask: bool = False,
     token: str | None = None,
+    pipelined: bool = False,
 ) -> Summary:
     """Runs environments against the server at `address` until a limit is reached (default: never).
 
     Args:
         env_or_module: "module" or "module:function", a module with `parallel_env` or `env`, a
             function that makes an environment, or an environment.
+        pipelined: half of the environments step while the other half waits for actions.
 
     Raises:
         UsageError: the environment cannot be made, or its spaces cannot travel.
@@ -271,12 +273,15 @@ def run_pettingzoo(
     """
     envs = make_environments(env_or_module, num_envs, env_kwargs)
 
-    def connect(groups: dict[str, Group]) -> Client:
-        return make_client(address, groups, identity=identity, token=token)
+    def make(mine: Sequence[Any], seed: int | None, name: str | None) -> Runner:
+        def connect(groups: dict[str, Group]) -> Client:
+            return make_client(address, groups, identity=name, token=token)
+
+        return PettingZooSimulator(connect, mine, seed, group_by=group_by, action_mask=action_mask)
 
     try:
-        simulator = PettingZooSimulator(
-            connect, envs, seed, group_by=group_by, action_mask=action_mask
+        simulator = (
+            in_halves(make, envs, seed, identity) if pipelined else make(envs, seed, identity)
         )
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from None
@@ -295,7 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
             given.env, given.address, given.num_envs, given.env_kwargs, given.seed,
             given.identity, given.episodes, given.steps,
             group_by=None if shared is None else lambda agent: shared,
-            action_mask=given.action_mask, token=given.token,
+            action_mask=given.action_mask, token=given.token, pipelined=given.pipelined,
         )
     )  # fmt: skip
 

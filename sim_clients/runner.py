@@ -6,15 +6,17 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from sim_clients.client import Client
+from sim_clients.command import UsageError
 
 FAREWELL_S = 2.0
 """Seconds that a runner waits for the answer to its last step."""
 _RETURNS_KEPT = 1000
+_GLANCE_S = 0.005  # after so long, whoever waits for one half looks whether the other can go on
 
 
 @dataclass
@@ -101,3 +103,82 @@ class Runner(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         self.close("done" if kind is None else kind.__name__)
+
+
+class InTurn(Runner):
+    """Runners of which one steps its environments while the others wait for their actions.
+
+    Each has a client, and so a session, of its own: to the server they are simulators like any
+    other, whose STEPs hold all of their lanes.
+    """
+
+    def __init__(self, runners: Sequence[Runner]):
+        super().__init__(runners[0].client, [env for runner in runners for env in runner.envs])
+        self.runners = deque(runners)
+
+    def send(self) -> None:
+        for runner in self.runners:
+            runner.send()
+
+    def receive(self, timeout_s: float | None = None) -> bool:
+        """Steps the environments of one runner: of the one whose turn it is, unless the server
+        keeps that waiting, as it does until it has heard enough of the others."""
+        until = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            for _ in range(len(self.runners)):
+                runner = self.runners[0]
+                self.runners.rotate(-1)
+                left = _GLANCE_S if timeout_s is None else until - time.monotonic()
+                if self._received(runner, min(_GLANCE_S, max(0.0, left))):
+                    return True
+            if time.monotonic() >= until:
+                return False
+
+    def _received(self, runner: Runner, timeout_s: float) -> bool:
+        before = runner.episodes
+        if not runner.receive(timeout_s):
+            return False
+        self.steps = sum(each.steps for each in self.runners)
+        ended = runner.episodes - before
+        if ended:
+            for total in list(runner.returns)[-ended:]:
+                self.count_episode(total)
+        return True
+
+    def finish(self) -> None:
+        for runner in self.runners:
+            runner.finish()
+
+    def close(self, reason: str = "done") -> None:
+        for runner in self.runners:
+            runner.close(reason)
+
+
+def in_halves(
+    make: Callable[[Sequence[Any], int | None, str | None], Runner],
+    envs: Sequence[Any],
+    seed: int | None,
+    identity: str | None,
+) -> InTurn:
+    """Two runners of half of the environments each, in turn.
+
+    Args:
+        make: a runner from environments, seed and identity.
+
+    Raises:
+        UsageError: there is only one environment.
+    """
+    if len(envs) < 2:
+        raise UsageError("pipelined: expected at least two environments to halve, got one.")
+    half = (len(envs) + 1) // 2
+    return InTurn(
+        [
+            make(envs[:half], seed, identity),
+            make(
+                envs[half:],
+                None if seed is None else seed + half,
+                # Two runs of one name would take each other for its restart.
+                None if identity is None else f"{identity}-2",
+            ),
+        ]
+    )

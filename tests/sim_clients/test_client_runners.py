@@ -21,6 +21,7 @@ from sim_clients.conformance.peer import Peer, PeerTransport, Script, ServedPeer
 from sim_clients.errors import InvalidStep
 from sim_clients.gymnasium import GymnasiumSimulator, run_gymnasium
 from sim_clients.pettingzoo import PettingZooSimulator, run_pettingzoo
+from sim_clients.protocol import ActionsGroup, Hello, Step, decode
 
 HERE = str(Path(__file__).parent)
 
@@ -154,6 +155,83 @@ def test_atari_ids_are_known_where_it_is_installed():
     (env,) = gym_runner.make_environments("ALE/Pong-v5", 1, {"obs_type": "ram"})
     assert env.observation_space.shape == (128,)
     env.close()
+
+
+# -- two halves in turn ------------------------------------------------------------------------
+
+
+class Chooser(Peer):
+    """Chooses by what is observed. Keeps the first session's k-th answer back until the other's
+    STEP number `needs[k]` is there, as a server does whose batch is full but for those."""
+
+    def __init__(self, needs: dict[int, int] | None = None):
+        super().__init__()
+        self.needs = needs or {}
+        self.kept: list[tuple[int, bytes, bytes]] = []  # (awaited of the other, route, frame)
+
+    def _zeros(self, session, step):
+        actions = []
+        for group in step.groups:
+            seen = np.frombuffer(group.observations[0], "<f4").reshape(-1, 3)
+            actions.append(ActionsGroup(0, [toys.right_action(seen).astype("<i8").tobytes()]))
+        return actions
+
+    def handle(self, route, frame):
+        out = super().handle(route, frame)
+        message = decode(frame)
+        if not isinstance(message, Step):
+            return out
+        if route == next(iter(self._routes)):
+            if message.seq in self.needs:
+                self.kept = [(self.needs[message.seq], *reply) for reply in out]
+                return []
+        elif self.kept and message.seq >= self.kept[0][0]:
+            out += [entry[1:] for entry in self.kept]
+            self.kept = []
+        return out
+
+
+def test_halves_get_their_own_actions_and_report_their_own_rewards():
+    envs = [toys.Picky(i, length=3 + i) for i in range(5)]
+    makers = iter(envs)
+    with ServedPeer(Chooser()) as served:
+        summary = run_gymnasium(
+            lambda: next(makers), served.address, 5, steps=200, identity="me", pipelined=True
+        )
+        # Its own session's, all lanes of it: the server's cheapest kind of STEP.
+        hellos = [m for m in served.peer.received if isinstance(m, Hello)]
+        assert sorted((h.identity, h.groups[0].lanes) for h in hellos) == [("me", 3), ("me-2", 2)]
+        assert all(g.lanes is None for s in served.peer.steps() for g in s.groups)
+        ended = [(e[3], e[4]) for e in served.peer.finished() if e[2] == "terminated"]
+    # Picky pays 1 for the action that belongs to its observation, so a wrong pairing costs.
+    assert all(steps == paid for steps, paid in ended)
+    assert summary.steps == sum(env.taken for env in envs) >= 200
+    assert summary.episodes == len(summary.returns) == len(ended) > 25
+    assert sorted(summary.returns) == sorted(paid for _, paid in ended)
+
+
+def test_a_half_that_the_server_keeps_waiting_does_not_stop_the_other():
+    envs = [toys.Picky(0, 4), toys.Picky(1, 4)]
+    makers = iter(envs)
+    with ServedPeer(Chooser(needs={5: 9})) as served:
+        summary = run_gymnasium(
+            lambda: next(makers), served.address, 2, steps=40, pipelined=True, max_seconds=60
+        )
+    assert summary.steps == 40
+    assert [env.taken for env in envs] == [18, 22]  # four ahead, and never again equal
+
+
+def test_one_environment_has_no_halves():
+    with pytest.raises(UsageError, match="at least two environments"):
+        run_gymnasium(toys.Counter, "tcp://127.0.0.1:1", 1, pipelined=True)
+
+
+def test_halves_of_pettingzoo_environments():
+    with ServedPeer(Peer()) as served:
+        summary = run_pettingzoo(toys.Turns, served.address, 3, episodes=9, pipelined=True)
+        assert summary.episodes >= 9
+        assert {e[2] for e in served.peer.finished() if e[3] > 0} <= {"terminated", "interrupted"}
+        assert len([m for m in served.peer.received if isinstance(m, Hello)]) == 2
 
 
 # -- PettingZoo -----------------------------------------------------------------------------------

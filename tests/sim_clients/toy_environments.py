@@ -45,6 +45,35 @@ class Counter(gymnasium.Env):
         self.closed = True
 
 
+def right_action(seen: np.ndarray) -> np.ndarray:
+    """What `Picky` pays for. Shapes: float[n, 3] -> int[n]."""
+    return (seen @ np.array([1, 5, 7])).astype(int) % 11
+
+
+class Picky(gymnasium.Env):
+    """Observes (own number, episode, step); pays 1 for the one right action; ends after `length`."""
+
+    observation_space = spaces.Box(-1e6, 1e6, (3,), np.float32)
+    action_space = spaces.Discrete(11)
+
+    def __init__(self, number: int, length: int):
+        self.number, self.length = number, length
+        self.episode, self.t, self.taken = -1, 0, 0
+
+    def _seen(self) -> np.ndarray:
+        return np.array([self.number, self.episode, self.t], np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        self.episode, self.t = self.episode + 1, 0
+        return self._seen(), {}
+
+    def step(self, action):
+        paid = float(action == right_action(self._seen()[None])[0])
+        self.t += 1
+        self.taken += 1
+        return self._seen(), paid, self.t == self.length, False, {}
+
+
 class Nest(gymnasium.Env):
     """A tree of spaces, in and out."""
 
