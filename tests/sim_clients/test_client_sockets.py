@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +106,42 @@ def test_transport_reports_nothing_as_none_and_refuses_after_close():
     with pytest.raises(RuntimeError, match="closed"):
         transport.send(b"x")
     context.term()
+
+
+def test_a_simulator_without_a_server_says_so_once_on_stderr():
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from client_rigs import Even, FakeClock
+from sim_clients.client import Client, Group
+from sim_clients.conformance.peer import Peer, PeerTransport
+from sim_clients.errors import StepTimeout
+from sim_clients.protocol import Discrete
+
+clock, peer = FakeClock(), Peer()
+wire = PeerTransport(peer, clock.advance)
+group = Group(Discrete(2), Discrete(2))
+peer.dead = True
+client = Client("tcp://host:77", group, transport=wire, clock=clock, rng=Even())
+try:
+    client.connect(60)
+except StepTimeout:
+    peer.dead = False
+client.step([0])
+for away_s in (1, 60):  # the first time is too short to complain of
+    peer.dead = True
+    client.send_step([0], [0])
+    assert client.receive_actions(away_s) is None
+    peer.dead = False
+    client.receive_actions()
+"""
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-c", code, here]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    first, *more = shown.stderr.splitlines()
+    assert first.startswith("expected a policy server at tcp://host:77, heard nothing for 4 s: ")
+    assert "serve --bind tcp://host:77" in first
+    assert more == [first]
 
 
 def test_peer_as_a_command(tmp_path):
