@@ -53,6 +53,7 @@ class Collector:
         self.paused = False
         self.lanes = 0
         self.version = 0
+        self._seen = (-1, -1)  # version and unrolls ever finished when the queue was looked at
         self._granted = 0  # steps promised in this tick and not yet open
         self._waiting_since: float | None = None  # a lane was refused its unroll
         if not self.synchronous:
@@ -114,8 +115,11 @@ class Collector:
         """Can `take` be called?"""
         store = self.store
         if not self.synchronous:
-            self._drop_surplus()
-            self._drop_stale()
+            seen = self.version, store.ever_finished
+            if seen != self._seen:  # else nothing is staler or more than it was
+                self._seen = seen
+                self._drop_surplus()
+                self._drop_stale()
         if self.learning or self.paused:
             return False
         if not self.synchronous:

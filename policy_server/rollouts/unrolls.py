@@ -68,6 +68,7 @@ class UnrollStore:
         pending: bool[lanes], the lane was sent an action whose outcome has not come yet. The
             step stands in row base + t if the lane records.
         finished: unrolls ready for a batch, oldest first.
+        ever_finished: how many there have been.
     """
 
     def __init__(self, layout: RowLayout, length: int, lanes: int = 16):
@@ -78,6 +79,7 @@ class UnrollStore:
         self.pending = np.zeros(lanes, bool)
         self.finished: deque[Unroll] = deque()
         self.finished_steps = 0
+        self.ever_finished = 0
         self._finals: dict[int, list[tuple[int, Leaves]]] = {}
         self._allocate(0)
 
@@ -250,6 +252,7 @@ class UnrollStore:
             version = int(self.versions[base])
             self.finished.append(Unroll(base, length, lane, version, finals))
             self.finished_steps += length
+            self.ever_finished += 1
         self.base[lanes] = NONE
         self.t[lanes] = 0
 
