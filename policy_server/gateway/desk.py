@@ -20,6 +20,7 @@ import numpy as np
 
 from policy_server.callbacks import Callbacks
 from policy_server.config import CollectionConfig
+from policy_server.gateway.checks import ColumnChecks
 from policy_server.gateway.columns import ColumnReader, Columns
 from policy_server.gateway.evaluation import Evaluation
 from policy_server.gateway.ledger import EpisodeLedger
@@ -111,6 +112,7 @@ class PolicyDesk:
         self.ledger = EpisodeLedger(name)
         self.evaluation = Evaluation()
         self.reader = ColumnReader(leaves(spaces.observation), served.layout, spaces.mask)
+        self.checks = ColumnChecks(self.reader, served.layout)
         layout = RowLayout(
             served.columns,
             served.layout.categories,
@@ -146,7 +148,7 @@ class PolicyDesk:
 
     def check(self, columns: Columns) -> None:
         """Content of the columns, and whether it fits the lanes' state. Raises RowError."""
-        self.reader.check(columns, self.ledger.open, self.ledger.busy)
+        self.checks.check(columns, self.ledger.open, self.ledger.busy)
 
     # -- look, settle, act, begin ------------------------------------------------------------------
 

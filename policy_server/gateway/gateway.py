@@ -25,7 +25,8 @@ import numpy as np
 
 from policy_server.config import EvaluationConfig, MultiAgentConfig, ServerConfig
 from policy_server.errors import PolicyServerError
-from policy_server.gateway.columns import Columns, RowError
+from policy_server.gateway.checks import RowError
+from policy_server.gateway.columns import Columns
 from policy_server.gateway.desk import PolicyDesk
 from policy_server.gateway.reader import FrameReader, Frames, Requests
 from policy_server.gateway.replies import Replies

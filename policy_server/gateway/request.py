@@ -82,7 +82,7 @@ def read_request(session: Session, seq: int, groups: Any, frame: bytes) -> Reque
         else:
             rows, slots = _lane_slots(lanes, seat.slots, seat.spec)
         part = Report(seat.spec.name, rows, lanes, slots, flags, rewards, observations, extras)
-        seat.desk.reader.check_lengths(part, seat.leaf_bytes)
+        seat.desk.checks.check_lengths(part, seat.leaf_bytes)
         if rows:
             parts.append((i, seat.desk, part))
     # Lane i of all groups of a session is one environment.
