@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
+PEERS := rllib-2.30 learning grpc
 
-.PHONY: demo test slow bench lint format clean
+.PHONY: demo test slow bench peers lint format clean
 
 demo: .venv/ready
 	$(BIN)/policy-server demo
@@ -16,6 +17,14 @@ slow: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/policy-server bench --write docs/benchmarks
+
+# What this project is measured against, each in a virtual environment of its own.
+peers: $(PEERS:%=.venv-peers/%/ready)
+
+.venv-peers/%/ready: tests/bench/peers/requirements/%.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --requirement $<
+	touch $@
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -32,4 +41,4 @@ format: .venv/ready
 	touch .venv/ready
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-peers build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
