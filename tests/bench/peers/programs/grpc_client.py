@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable
 
 import grpc
 from grpc_messages import METHOD, METHOD_SERVICE, Message, request
-from lockstep import EPISODE_STEPS, OBSERVATION_FLOATS, Words, ask
+from lockstep import EPISODE_STEPS, OBSERVATION_FLOATS, Play, Words, ask, one_by_one
 
 
 def main() -> None:
@@ -21,7 +20,7 @@ def main() -> None:
     kind, simulators, address = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     path = f"/{METHOD_SERVICE}/{METHOD}"
 
-    def make(number: int) -> Callable[[], None]:
+    def make(number: int) -> Play:
         rng = random.Random(number)
         observations = [
             [rng.gauss(0, 1) for _ in range(OBSERVATION_FLOATS)] for _ in range(EPISODE_STEPS)
@@ -32,7 +31,7 @@ def main() -> None:
         if kind == "bytes":
             ready = request(observations[0], 1.0, False).SerializeToString()
             call = channel.unary_unary(path)
-            return lambda: call(ready) and None
+            return one_by_one(lambda: call(ready) and None)
 
         exchange = channel.unary_unary(path, Message.SerializeToString, Message.FromString)
 
@@ -43,7 +42,7 @@ def main() -> None:
             _ = answer.unity_input.rl_input.agent_actions[0].value.value[0].discrete_actions[0]
             steps += 1
 
-        return step
+        return one_by_one(step)
 
     ask(words, simulators, make)
 

@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import sys
 import time
-from array import array
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -41,19 +40,23 @@ def serve(words: Words, addresses: list[str]) -> None:
     sys.stdin.read()
 
 
-def ask(words: Words, simulators: int, make: Callable[[int], Callable[[], None]]) -> None:
-    """Plays simulators, each in a process of its own, until the runner goes.
+Play = Callable[[float, float], list[float]]
+"""Asks until `perf_counter` says the second; gives the seconds that each answer took which came
+between the first and the second."""
+
+
+def ask(words: Words, processes: int, make: Callable[[int], Play]) -> None:
+    """Plays simulators until the runner goes.
 
     Args:
-        make: connects simulator number so-and-so, in its own process, and gives what asks for one
-            action and returns when it has it.
+        make: connects the simulators of process number so-and-so, in that process.
     """
     # Forked: what was imported once need not be again, sixteen times.
     fork = multiprocessing.get_context("fork")
     pipes: list[Connection] = []
-    for number in range(simulators):
+    for number in range(processes):
         ours, theirs = fork.Pipe()
-        fork.Process(target=_simulator, args=(theirs, make, number), daemon=True).start()
+        fork.Process(target=_simulate, args=(theirs, make, number), daemon=True).start()
         theirs.close()
         pipes.append(ours)
     for pipe in pipes:
@@ -62,27 +65,35 @@ def ask(words: Words, simulators: int, make: Callable[[int], Callable[[], None]]
     for line in sys.stdin:
         for pipe in pipes:
             pipe.send(json.loads(line))
-        latencies: list[int] = []
+        latencies_us: list[int] = []
         for pipe in pipes:
-            latencies += pipe.recv()
-        words.say(latencies)
+            latencies_us += [round(latency * 1e6) for latency in pipe.recv()]
+        words.say(latencies_us)
 
 
-def _simulator(pipe: Connection, make: Callable[[int], Callable[[], None]], number: int) -> None:
+def _simulate(pipe: Connection, make: Callable[[int], Play], number: int) -> None:
     try:
-        step = make(number)
+        play = make(number)
         pipe.send("ready")
-        now = time.perf_counter
         while True:
-            begin, end = pipe.recv()
-            latencies = array("d")
-            at = 0.0
-            while at < end:
-                sent_at = now()
-                step()
-                at = now()
-                if begin <= at < end:
-                    latencies.append(at - sent_at)
-            pipe.send([round(latency * 1e6) for latency in latencies])
+            pipe.send(play(*pipe.recv()))
     except EOFError:
         os._exit(0)  # libraries may have threads that would keep us
+
+
+def one_by_one(step: Callable[[], None]) -> Play:
+    """One simulator in a process; `step` asks for one action and returns when it is there."""
+
+    def play(begin: float, end: float) -> list[float]:
+        now = time.perf_counter
+        latencies: list[float] = []
+        at = 0.0
+        while at < end:
+            sent_at = now()
+            step()
+            at = now()
+            if begin <= at < end:
+                latencies.append(at - sent_at)
+        return latencies
+
+    return play
