@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
-from tests.bench import echo, generator, serving
-from tests.bench.frames import StepFrames, like_actions
-from tests.bench.trial import Serving, Trial, measure
-from tests.bench.trial import serving as started
-from tests.bench.workloads import Workload
+from policy_server.bench import echo, generator, serving
+from policy_server.bench.child import Serving
+from policy_server.bench.child import serving as started
+from policy_server.bench.frames import StepFrames, like_actions
+from policy_server.bench.plan import Plan
+from policy_server.bench.trial import Trial, measure
+from policy_server.bench.workloads import Workload
 
 BIND = "tcp://127.0.0.1:*"
 PACKED = 2
 """Processes that bare simulators are spread over."""
 
+Measure = Callable[[float, float], Trial]
+"""Takes the seconds of a window, and of the load before it."""
+
 
 def workload(simulators: int, processes: int) -> Workload:
     title = f"{simulators} simulators, one observation per message"
-    return Workload("peers", title, simulators, 1, processes)
+    return Workload(title, simulators, 1, processes)
 
 
 def frame_bytes() -> tuple[int, int]:
@@ -29,20 +33,8 @@ def frame_bytes() -> tuple[int, int]:
     return len(StepFrames(one, 0).frame(2)), len(like_actions(one))
 
 
-@dataclass(frozen=True)
-class Own:
-    """A server of ours with a kind of simulators; measured like a peer."""
-
-    server: Serving
-    workload: Workload
-    load: Callable[..., None]
-
-    def trial(self, seconds: float, warmup_s: float) -> Trial:
-        return measure(self.server, self.workload, self.load, seconds, warmup_s)
-
-
 @contextmanager
-def standing(simulators: int) -> Iterator[dict[str, Any]]:
+def standing(simulators: int) -> Iterator[dict[str, Measure]]:
     """The gateway with bare sockets, the same with the Python client, and the ZeroMQ echo."""
     packed = workload(simulators, min(PACKED, simulators))
     spread = workload(simulators, simulators)
@@ -51,7 +43,17 @@ def standing(simulators: int) -> Iterator[dict[str, Any]]:
         started(echo.main, BIND, like_actions(packed)) as limit,
     ):
         yield {
-            "bare": Own(gateway, packed, generator.raw),
-            "client": Own(gateway, spread, generator.client),
-            "echo": Own(limit, packed, generator.raw),
+            "bare": partial(_measure, gateway, packed, generator.raw),
+            "client": partial(_measure, gateway, spread, generator.client),
+            "echo": partial(_measure, limit, packed, generator.raw),
         }
+
+
+def _measure(
+    server: Serving,
+    work: Workload,
+    load: Callable[..., None],
+    seconds: float,
+    warmup_s: float,
+) -> Trial:
+    return measure(server, work, load, Plan(seconds=seconds, warmup_s=warmup_s))

@@ -61,7 +61,11 @@ MESSAGES: dict[str, list[tuple[int, str, str]]] = {
         (5, "side_channel", "bytes"),
     ],
     "Input": [(1, "rl_input", "RLInput")],
-    "Message": [(1, "header", "Header"), (2, "unity_output", "Output"), (3, "unity_input", "Input")],
+    "Message": [
+        (1, "header", "Header"),
+        (2, "unity_output", "Output"),
+        (3, "unity_input", "Input"),
+    ],
 }
 METHOD_SERVICE, METHOD = "communicator_objects.UnityToExternalProto", "Exchange"
 BEHAVIOR = "Cart?team=0"

@@ -41,9 +41,7 @@ def main() -> None:
         return PolicyServerInput(context, "127.0.0.1", ports[max(0, index - 1)])
 
     # More than there are: RLlib asks for a core per process before it starts one.
-    ray.init(
-        address="local", num_cpus=runners + 1, include_dashboard=False, log_to_driver=False
-    )
+    ray.init(address="local", num_cpus=runners + 1, include_dashboard=False, log_to_driver=False)
     algorithm = (
         PPOConfig()
         .environment(
@@ -54,9 +52,7 @@ def main() -> None:
         .framework("torch")
         # The example: external environments work with neither.
         .api_stack(enable_rl_module_and_learner=False)
-        .env_runners(
-            num_env_runners=runners, enable_connectors=False, rollout_fragment_length=1000
-        )
+        .env_runners(num_env_runners=runners, enable_connectors=False, rollout_fragment_length=1000)
         .evaluation(off_policy_estimation_methods={})
         .training(
             train_batch_size=4000,
