@@ -56,7 +56,7 @@ class Peer:
 
     Attributes:
         beside: the side of ours whose simulators are made alike.
-        server, client: program, then arguments; "{n}" stands for the number of simulators.
+        server, client: program, then arguments; the client's end with the server's addresses.
         threads: of torch and its like, in the server.
     """
 
@@ -66,20 +66,31 @@ class Peer:
     client: tuple[object, ...]
     threads: int = 1
 
-    def arguments(self, program: tuple[object, ...], simulators: int) -> list[object]:
-        return [simulators if part == "{n}" else part for part in program]
+    def serve(self) -> Program:
+        return Program(self.environment, *self.server, threads=self.threads)
 
-    @contextmanager
-    def standing(self, simulators: int) -> Iterator[Measured]:
-        """Server and simulators, connected."""
-        server, client = (self.arguments(part, simulators) for part in (self.server, self.client))
-        with ExitStack() as stack:
-            serving = Program(self.environment, *server, threads=self.threads)
-            stack.callback(serving.end)
-            asking = Program(self.environment, *client, *serving.hear())
+    def ask(self, addresses: list[str]) -> Program:
+        return Program(self.environment, *self.client, *addresses)
+
+
+@contextmanager
+def standing(peers: dict[str, Peer]) -> Iterator[dict[str, Measured]]:
+    """Servers and simulators, connected. Peers that differ only in their simulators share one
+    server, so that as little as possible runs beside what is measured."""
+    with ExitStack() as stack:
+        servers: dict[tuple[object, ...], list[str]] = {}
+        sides: dict[str, Measured] = {}
+        for name, peer in peers.items():
+            key = (peer.environment, peer.threads, *peer.server)
+            if key not in servers:
+                serving = peer.serve()
+                stack.callback(serving.end)
+                servers[key] = serving.hear()
+            asking = peer.ask(servers[key])
             stack.callback(asking.end)
             asking.hear()
-            yield Asking(asking)
+            sides[name] = Asking(asking)
+        yield sides
 
 
 @dataclass(frozen=True)
@@ -122,27 +133,32 @@ def peers(simulators: int) -> dict[str, Peer]:
             ("unix_client.py", request, simulators, processes),
         ),
         "gRPC echo, bytes": Peer(
-            "grpc", CLIENT, ("grpc_server.py", "bytes"), ("grpc_client.py", "bytes", "{n}")
+            "grpc", CLIENT, ("grpc_server.py", "bytes"), ("grpc_client.py", "bytes", simulators)
         ),
         "gRPC echo, ML-Agents' messages": Peer(
-            "grpc", CLIENT, ("grpc_server.py", "protobuf"), ("grpc_client.py", "protobuf", "{n}")
+            "grpc",
+            CLIENT,
+            ("grpc_server.py", "protobuf"),
+            ("grpc_client.py", "protobuf", simulators),
         ),
-        RLLIB: Peer(rllib, CLIENT, ("rllib_server.py", 0), ("rllib_client.py", "remote", "{n}")),
+        RLLIB: Peer(
+            rllib, CLIENT, ("rllib_server.py", 0), ("rllib_client.py", "remote", simulators)
+        ),
         "RLlib, local inference": Peer(
-            rllib, CLIENT, ("rllib_server.py", 0), ("rllib_client.py", "local", "{n}")
+            rllib, CLIENT, ("rllib_server.py", 0), ("rllib_client.py", "local", simulators)
         ),
     }
     if simulators == 1:
-        sides["RLlib policy server, as its example"] = Peer(
+        sides["RLlib policy server, nothing tuned"] = Peer(
             rllib,
             CLIENT,
-            ("rllib_server.py", 0, "train"),
-            ("rllib_client.py", "example", "{n}"),
+            ("rllib_server.py", 0),
+            ("rllib_client.py", "example", simulators),
             threads=2,
         )
     else:
         sides["RLlib policy server, two ports"] = Peer(
-            rllib, CLIENT, ("rllib_server.py", 2), ("rllib_client.py", "remote", "{n}")
+            rllib, CLIENT, ("rllib_server.py", 2), ("rllib_client.py", "remote", simulators)
         )
     return sides
 
@@ -157,11 +173,9 @@ def run(
 ) -> dict[str, Any]:
     """Measures `chosen` and ours; everything stands all the time, and one at a time is asked."""
     with ExitStack() as stack:
-        sides: dict[str, Measured] = {}
         beside = {name: peer.beside for name, peer in chosen.items()} | {ECHO: BARE}
-        for name, peer in chosen.items():
-            tell(f"{simulators} simulators: starting {name}")
-            sides[name] = stack.enter_context(peer.standing(simulators))
+        tell(f"{simulators} simulators: starting {', '.join(chosen)}")
+        sides = stack.enter_context(standing(chosen))
         own = stack.enter_context(ours.standing(simulators))
         first = {BARE: Own(own["bare"]), CLIENT: Own(own["client"]), ECHO: Own(own["echo"])}
         windows: dict[str, list[Window]] = {name: [] for name in (*first, *sides)}

@@ -56,7 +56,7 @@ class Program:
     """One that speaks `programs/lockstep.py`, and all the processes that it starts."""
 
     def __init__(self, environment: str, name: str, *arguments: object, threads: int = 1):
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._name = name
         self._process = subprocess.Popen(
             [python(environment), PROGRAMS / name, *(str(argument) for argument in arguments)],

@@ -99,10 +99,10 @@ def test_a_program_that_dies_says_why():
 
 
 def test_programs_on_a_unix_socket_measure_each_other():
-    peer = Peer(OWN, BARE, ("unix_server.py", 20), ("unix_client.py", 60, "{n}", 2))
-    with peer.standing(3) as measured:
-        first, second = (measured.window(0.1, 0.02) for _ in range(2))
-    for window in (first, second):
+    peer = Peer(OWN, BARE, ("unix_server.py", 20), ("unix_client.py", 60, 3, 2))
+    with exchange.standing({"one": peer, "other": peer}) as sides:
+        windows = [side.window(0.1, 0.02) for side in sides.values()]
+    for window in windows:
         assert window.actions_per_s > 0
         assert 0 < window.p50_us <= window.p99_us
 

@@ -1,21 +1,19 @@
 """RLlib's `PolicyServerInput`, as its example `cartpole_server.py` sets it up.
 
-    python rllib_server.py PORTS [train]
+    python rllib_server.py PORTS
 
 PORTS: 0 runs one server in this process (`num_env_runners=0`); more: so many, each in a process
 of its own on a port of its own (`num_env_runners=PORTS`), as the example's `--num-workers` does.
 
-train: `algorithm.train()` goes round and round beside it, as in the example. Without, no learner
-competes for the cores: as with our server here, actions are computed and experience is gathered,
-and it is dropped where learning would begin.
+Nobody calls `train`, as its example does beside it: no learner competes for the cores. As with our
+server here, actions are computed and experience is gathered, and it is dropped where learning would
+begin.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
-import threading
 import time
 from typing import Any
 
@@ -63,17 +61,9 @@ def main() -> None:
     )
     for port in ports:
         _wait_for(port)
-    addresses = [f"http://127.0.0.1:{port}" for port in ports]
-    if "train" in sys.argv:
-        threading.Thread(target=_train, args=(algorithm,), daemon=True).start()
-    serve(words, addresses)
+    serve(words, [f"http://127.0.0.1:{port}" for port in ports])
+    algorithm.stop()
     ray.shutdown()
-    os._exit(0)  # a learner in the middle of an update need not finish it
-
-
-def _train(algorithm: Any) -> None:
-    while True:
-        algorithm.train()
 
 
 def _free_ports(n: int) -> list[int]:
