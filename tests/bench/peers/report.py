@@ -12,12 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 from policy_server.bench.document import replace_figures
+from tests.bench.peers.exchange import RLLIB
 from tests.bench.peers.learning import CONTENDERS, OURS, THREADS, verdict
 from tests.bench.peers.program import ROOT
 from tests.bench.peers.records import load, spread, versions
 
 FOLDER = ROOT / "docs" / "benchmarks"
 PAGE, EXCHANGE, LEARNING = "peers.md", "peers-exchange.json", "peers-learning.json"
+
+TO_REACH = {"1": 25, "16": 100}
+"""Simulators -> times the actions per second of RLlib's policy server."""
 
 Rows = tuple[tuple[str, ...], list[list[str]]]
 
@@ -45,6 +49,19 @@ def exchange_table(kept: dict[str, Any]) -> Rows:
                 ]
             )
     return headings, lines
+
+
+def exchange_words(kept: dict[str, Any]) -> list[str]:
+    """What was to be reached, and what is."""
+    lines = []
+    for simulators, bound in TO_REACH.items():
+        ratios = kept[simulators]["sides"][RLLIB]
+        lines.append(
+            f"- {RLLIB}, simulators: {simulators}. To reach: {bound} times its actions per second; "
+            f"the Python client has {_ratio(ratios['client_over_it'])}, bare sockets "
+            f"{_ratio(ratios['bare_over_it'])}."
+        )
+    return lines
 
 
 def learning_table(kept: dict[str, Any]) -> Rows:
@@ -107,8 +124,8 @@ def _markdown(headings: tuple[str, ...], lines: list[list[str]]) -> list[str]:
 
 def _where(record: dict[str, Any]) -> str:
     return (
-        f"{record['date']}; {record['machine']}; ours: {record['libraries']}; load average before "
-        f"(1, 5, 15 minutes): {record['load']}"
+        f"{record['date']}; {record['machine']}; ours: {record['libraries']}; load average at the "
+        f"end (1, 5, 15 minutes): {record['load']}"
     )
 
 
@@ -117,9 +134,10 @@ def figures(exchange: dict[str, Any], learning: dict[str, Any]) -> str:
     lines = ["### Actions per second", ""]
     for record in exchange.values():
         lines.append(
-            f"- {record['simulators']} simulators, median (lowest-highest) of {record['repeats']} "
+            f"- Simulators: {record['simulators']}; median (lowest-highest) of {record['repeats']} "
             f"windows of {record['seconds']:g} s. Measured {_where(record)}."
         )
+    lines += ["", *exchange_words(exchange)]
     lines += ["", *_markdown(*exchange_table(exchange)), "", "### Seconds to CartPole-v1 475", ""]
     lines += [f"Measured {_where(learning)}. {learning_words(learning)}", ""]
     lines += [*_markdown(*learning_table(learning)), ""]

@@ -41,6 +41,18 @@ def test_ratios_are_taken_within_a_repeat():
     ]  # fmt: skip
 
 
+def test_the_page_says_what_was_to_be_reached():
+    windows = {
+        BARE: [Window(300.0, 1, 1)],
+        CLIENT: [Window(200.0, 1, 1)],
+        exchange.RLLIB: [Window(10.0, 1, 1)],
+    }
+    kept = {str(n): exchange.rows(n, windows, {exchange.RLLIB: CLIENT}) for n in (1, 16)}
+    _, many = report.exchange_words(kept)
+    assert "16. To reach: 100 times" in many
+    assert many.endswith("client has 20 (20-20), bare sockets 30 (30-30).")
+
+
 def run_of(training_s: float, reached: bool = True) -> dict[str, float | bool]:
     return {
         "reached": reached,
