@@ -26,10 +26,14 @@ def main() -> None:
     criterion = Criterion()
     ended = 0  # steps of episodes that are over
 
-    def on_episode_end(*, episode: Any, **kwargs: Any) -> None:
+    def on_episode_end(
+        *, episode: Any, prev_episode_chunks: list[Any] | None = None, **kwargs: Any
+    ) -> None:
         nonlocal ended
-        ended += len(episode)
-        criterion.episode(episode.get_return(), ended)
+        # An episode that was cut at the end of a batch comes in pieces.
+        whole = [*(prev_episode_chunks or []), episode]
+        ended += sum(len(piece) for piece in whole)
+        criterion.episode(sum(piece.get_return() for piece in whole), ended)
 
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
     algorithm = (
