@@ -66,7 +66,7 @@ class Run:
                     time.sleep(POLL_S)
                     status = self.algorithm.status()
                     self._look(status)
-                return self._end(time.monotonic() - began)
+                return self._end(time.monotonic() - began, status["stepping_s"])
         finally:
             self.display.stop()
 
@@ -94,11 +94,11 @@ class Run:
             return True
         return stop.wall_s is not None and time.monotonic() - began >= stop.wall_s
 
-    def _end(self, wall_s: float) -> dict[str, Any]:
+    def _end(self, wall_s: float, stepping_s: float) -> dict[str, Any]:
         checkpoint = self.algorithm.drain()
         self.checkpoint = checkpoint or self.checkpoint
         status = self.algorithm.status()
-        status["train_wall_s"] = wall_s
+        status["train_wall_s"], status["train_stepping_s"] = wall_s, stepping_s
         self._record(status)
         self.display.update(status)
         return status
@@ -144,6 +144,7 @@ def summary(run: Run, status: dict[str, Any], stop: Stop, total_wall_s: float) -
         "reached": run.reached if stop.episode_return is not None else None,
         "interrupted": run.interrupted,
         "wall_s": round(wall_s, 3),
+        "stepping_s": round(status["train_stepping_s"], 3),
         "total_wall_s": round(total_wall_s, 3),
         "steps_per_s": round(run.algorithm.progress.new_steps / wall_s, 1) if wall_s else None,
         "checkpoint": run.checkpoint,

@@ -78,6 +78,7 @@ class Gateway:
         self.reader = FrameReader(self.sessions, self._other)
         self._replies = Replies(self.sessions.epoch)
         self.env_steps = 0
+        self._first_step_at: float | None = None
         self.draining = False
         self.failure: str | None = None
         self._make_desk = make_desk
@@ -267,6 +268,8 @@ class Gateway:
         replies = self._replies
         for desk, work in works.items():
             if len(work.slots):
+                if self._first_step_at is None:
+                    self._first_step_at = self.clock()
                 replies.put(desk, desk.act(work))
                 self._answered.append((desk, work))
             else:
@@ -430,8 +433,10 @@ class Gateway:
             entry["evaluation"] = list(desk.evaluation.last)
             entry["evaluations"] = desk.evaluation.completed
             policies[desk.name] = entry
+        first = self._first_step_at
         return {
             "env_steps": self.env_steps,
+            "stepping_s": 0.0 if first is None else self.clock() - first,
             "simulators": len(self.sessions.by_id),
             "lanes": self.sessions.lanes,
             "messages": {

@@ -134,6 +134,7 @@ class Progress:
             "episode_return_mean": self.episode_return_mean(),
             "steps_per_s": self.steps_per_s,
             "wall_s": self.wall_s,
+            "stepping_s": report.get("stepping_s", 0.0),
             "simulators": report.get("simulators", 0),
             "lanes": report.get("lanes", 0),
             "address": report.get("address"),

@@ -47,7 +47,7 @@ def ours(seed: int, limit_s: float) -> dict[str, Any]:
     return {
         "reached": result["reached"],
         "env_steps": result["env_steps"],
-        "training_s": result["wall_s"],
+        "training_s": result["stepping_s"],
         "command_s": whole_s,
         "episode_return_mean": result["episode_return_mean"],
     }
