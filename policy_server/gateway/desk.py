@@ -122,7 +122,7 @@ class PolicyDesk:
         self.store = UnrollStore(layout, batch_steps)
         self.collector = Collector(collection, self.store, self.accounts, batch_steps)
         self.episodes: list[Episode] = []
-        self.results: list[UpdateResult] = []
+        self.results: list[dict[str, Any]] = []  # what updates reported, without their weights
 
     # -- seats --------------------------------------------------------------------------------
 
@@ -387,7 +387,9 @@ class PolicyDesk:
         self.version += 1
         self.updates += 1
         self.collector.version = self.version
-        self.results.append(result)
+        self.results.append(
+            {"updates": result.updates, "steps": result.steps, "metrics": result.metrics}
+        )
         return True
 
     def evaluate(self, episodes: int, exclusive: bool) -> None:

@@ -426,10 +426,7 @@ class Gateway:
         for desk in self.desks.values():
             entry = desk.report()
             entry["episodes"], desk.episodes = desk.episodes, []
-            entry["results"] = [
-                {"updates": r.updates, "steps": r.steps, "metrics": r.metrics} for r in desk.results
-            ]
-            desk.results = []
+            entry["results"], desk.results = desk.results, []
             entry["evaluation"] = list(desk.evaluation.last)
             entry["evaluations"] = desk.evaluation.completed
             policies[desk.name] = entry
