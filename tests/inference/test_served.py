@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from policy_server.config import InferenceConfig, ModelConfig, PreprocessingConfig
+from policy_server.inference.few_rows import FEW
 from policy_server.inference.sampling import Choice
 from policy_server.inference.served import ServedPolicy
 from policy_server.types import Leaves, PolicySpaces
@@ -58,6 +59,19 @@ def test_the_size_of_a_batch_changes_nothing(executor, size):
         Choice(*(np.concatenate(columns) for columns in zip(*parts, strict=True))),
         Choice(*(column[order] for column in together)),
     )
+
+
+@pytest.mark.parametrize("size", [1, 3, FEW - 1, FEW])
+def test_a_few_rows_are_not_a_bit_different_in_company(size):
+    """What is computed row by row has no other rounding elsewhere; matrix products may."""
+    policy = served("numpy")
+    order = np.random.default_rng(5).permutation(N)
+    parts = [choose(policy, order[i : i + size]) for i in range(0, N, size)]
+    alone = [choose(policy, order[i : i + 1]) for i in range(N)]
+    for mine, theirs in zip(zip(*parts, strict=True), zip(*alone, strict=True), strict=True):
+        together, apart = np.concatenate(mine), np.concatenate(theirs)
+        assert together.tobytes() == apart.tobytes()
+        assert len(np.unique(apart, axis=0)) > 10, "the rows differ"
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])

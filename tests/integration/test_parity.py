@@ -1,4 +1,4 @@
-"""The same numbers whatever the wiring, and whether or not a run was interrupted."""
+"""The same numbers whether or not a run was interrupted, and what runs do besides learning."""
 
 from __future__ import annotations
 
@@ -10,47 +10,7 @@ import pytest
 
 from policy_server import Callbacks, PPOConfig
 from policy_server.simulators import local_simulator
-
-
-def config(**server):
-    return (
-        PPOConfig()
-        .environment("CartPole-v1")
-        .simulators(num=1, lanes=4)
-        .training(lr=1e-3, train_batch_size=200, minibatch_size=64, num_epochs=3)
-        .preprocessing(normalize_observations=True)
-        .server(seed=7, bind="tcp://127.0.0.1:*", **server)
-    )
-
-
-def tensors(algorithm, tmp_path, name):
-    """Everything a checkpoint holds of the policy, read back from the disk."""
-    from policy_server.checkpoints.store import CheckpointStore
-
-    path = algorithm.save(tmp_path / name)
-    return CheckpointStore(path).load(path).policies["default_policy"].tensors
-
-
-def equal(one, other):
-    assert one.keys() == other.keys()
-    different = [name for name in one if one[name].tobytes() != other[name].tobytes()]
-    assert not different
-
-
-@pytest.mark.timeout(180)
-def test_sockets_and_ray_give_the_same_bits_as_one_process(tmp_path):
-    with config().build(in_process=True) as local:
-        for _ in range(5):
-            local.train()
-        expected = tensors(local, tmp_path, "local")
-    with config().build() as remote:
-        errors = [
-            remote.train()["policies"]["default_policy"]["metrics"]["first_ratio_error"]
-            for _ in range(5)
-        ]
-        crossed = tensors(remote, tmp_path, "remote")
-    equal(expected, crossed)
-    assert 0 <= max(errors) < 1e-5, "the ratio is 1 on data that crossed the wire"
+from tests.integration.same_bits import config, equal, tensors
 
 
 def fresh_simulators(algorithm):
