@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
+from policy_server.networks.snapshot import borrowed
 from policy_server.types import Batch, Leaves
 
 CHUNK_ELEMENTS = 1 << 24
@@ -18,12 +18,9 @@ _WIDER = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}  # torch c
 
 
 def as_tensor(array: np.ndarray) -> torch.Tensor:
-    """The same memory as a tensor, to be read only: arrays from an object store may be
-    read-only, about which torch warns."""
+    """A tensor to be read only: the same memory, where torch knows the dtype."""
     array = array.astype(_WIDER.get(array.dtype.name, array.dtype), copy=False)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.ascontiguousarray(array))
+    return borrowed(np.ascontiguousarray(array))
 
 
 class ObservationRows:

@@ -7,6 +7,13 @@ flat vector in which weights travel.
 
 from policy_server.networks.build import build_network
 from policy_server.networks.policy import PolicyNetwork
-from policy_server.networks.snapshot import flatten_parameters, load_flat
+from policy_server.networks.snapshot import can_view, flatten_parameters, load_flat, view_flat
 
-__all__ = ["PolicyNetwork", "build_network", "flatten_parameters", "load_flat"]
+__all__ = [
+    "PolicyNetwork",
+    "build_network",
+    "can_view",
+    "flatten_parameters",
+    "load_flat",
+    "view_flat",
+]

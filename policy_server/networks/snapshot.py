@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,24 +12,29 @@ from torch import nn
 from policy_server.errors import CheckpointError
 
 
-def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def _own_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
     """Parameters, then buffers of floats, each in the order of definition."""
-    for name, parameter in module.named_parameters():
-        yield name, parameter.detach()
-    for name, buffer in module.named_buffers():
+    yield from module.parameters()
+    for buffer in module.buffers():
         if buffer.is_floating_point():
-            yield name, buffer
+            yield buffer
+
+
+def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Their numbers, without history."""
+    for tensor in _own_tensors(module):
+        yield tensor.detach()
 
 
 def parameter_count(module: nn.Module) -> int:
     """Length of the flat vector, P."""
-    return sum(tensor.numel() for _, tensor in _tensors(module))
+    return sum(tensor.numel() for tensor in _tensors(module))
 
 
 def flatten_parameters(module: nn.Module) -> np.ndarray:
     """A copy of all parameters and float buffers: float32 `[P]`."""
     with torch.no_grad():
-        flat = [tensor.reshape(-1).float() for _, tensor in _tensors(module)]
+        flat = [tensor.reshape(-1).float() for tensor in _tensors(module)]
         joined = torch.cat(flat) if flat else torch.zeros(0)
         return joined.cpu().numpy()
 
@@ -39,16 +45,51 @@ def load_flat(module: nn.Module, vector: np.ndarray) -> None:
     Raises:
         CheckpointError: it belongs to a network of another size.
     """
+    _check_size(module, vector)
+    with torch.no_grad():
+        start = 0
+        flat = borrowed(vector)
+        for tensor in _tensors(module):
+            tensor.copy_(flat[start : start + tensor.numel()].view(tensor.shape))
+            start += tensor.numel()
+
+
+def can_view(module: nn.Module) -> bool:
+    """All that `view_flat` asks for: float32, on the CPU."""
+    return all(
+        tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+        for tensor in _own_tensors(module)
+    )
+
+
+def view_flat(module: nn.Module, vector: np.ndarray) -> None:
+    """The same without copying: parameters and float buffers become views of `vector`. Takes as
+    long for a hundred million numbers as for a thousand.
+
+    For networks that only act, and where `can_view`: nothing may write to them afterwards.
+
+    Raises:
+        CheckpointError: it belongs to a network of another size.
+    """
+    _check_size(module, vector)
+    flat, start = borrowed(vector), 0
+    for tensor in _own_tensors(module):
+        tensor.data = flat[start : start + tensor.numel()].view(tensor.shape)
+        start += tensor.numel()
+
+
+def _check_size(module: nn.Module, vector: np.ndarray) -> None:
     expected = parameter_count(module)
     if vector.shape != (expected,):
         raise CheckpointError(
             f"Weights: expected a vector of {expected} numbers for this network, got shape "
             f"{list(vector.shape)}: it belongs to another model or other spaces."
         )
-    with torch.no_grad():
-        start = 0
-        # torch refuses to wrap read-only memory without a warning; a copy is cheap next to it.
-        flat = torch.from_numpy(vector if vector.flags.writeable else vector.copy())
-        for _, tensor in _tensors(module):
-            tensor.copy_(flat[start : start + tensor.numel()].view(tensor.shape))
-            start += tensor.numel()
+
+
+def borrowed(array: np.ndarray) -> torch.Tensor:
+    """The same memory as a tensor, to be read only: arrays from an object store are read-only,
+    about which torch warns."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
