@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from policy_server import config
+from policy_server import algorithms, config
 from policy_server.config_checks import check
 from policy_server.config_sources import apply_overrides, load_file, merge, preset, preset_names
 from policy_server.config_values import coerce_fields, dump, fields_of, mapping_at, unknown
@@ -55,9 +55,7 @@ def training_class(algorithm: str) -> type:
     Raises:
         ConfigError: there is no such algorithm.
     """
-    from policy_server import algorithms  # late: pages import torch
-
-    return algorithms.get(algorithm)[0]
+    return algorithms.training_class(algorithm)
 
 
 @dataclass(frozen=True)
@@ -118,6 +116,12 @@ class Settings:
     def to_mapping(self) -> dict[str, Any]:
         """Strict JSON that `from_mapping` reads back to equal settings."""
         return {item.name: dump(getattr(self, item.name)) for item in dataclasses.fields(self)}
+
+    @property
+    def trained_policies(self) -> tuple[str, ...]:
+        """Names of the policies that have a learner."""
+        chosen = self.multi_agent.policies_to_train
+        return tuple(self.multi_agent.policies) if chosen is None else tuple(chosen)
 
     def policy_settings(self, policy_name: str) -> PolicySettings:
         """The common `training`, `model` and `preprocessing`, with this policy's own on top.

@@ -1,6 +1,7 @@
 """The algorithms by name. Importing this does not import torch: pages load when asked for.
 
-An algorithm is two classes. *Training*: a frozen dataclass of its options, each with a default.
+An algorithm is two classes. *Training*: a frozen dataclass of its options, each with a default,
+best in a file of its own that does without torch.
 *Algorithm*: made as `Algorithm(spaces, model, training, seed=, device=, reward_scale=,
 reward_clip=)`, with the attribute `network` (a `networks.PolicyNetwork`) and the methods
 `update(batch, env_steps) -> metrics`, `state() -> PolicyState` and `load(state)`.
@@ -16,7 +17,7 @@ from typing import Any
 from policy_server.errors import ConfigError
 
 _PAGES: dict[str, tuple[str | type, str | type]] = {
-    "PPO": ("policy_server.algorithms.ppo:PPOTraining", "policy_server.algorithms.ppo:PPO"),
+    "PPO": ("policy_server.algorithms.ppo_options:PPOTraining", "policy_server.algorithms.ppo:PPO"),
 }
 
 
@@ -51,13 +52,26 @@ def get(name: str) -> tuple[type[Any], type[Any]]:
     Raises:
         ConfigError: there is none of that name, or it cannot be imported.
     """
+    training, algorithm = _entry(name)
+    return _resolve(training), _resolve(algorithm)
+
+
+def training_class(name: str) -> type[Any]:
+    """The first of the two alone: does not load the page.
+
+    Raises:
+        ConfigError: as `get`.
+    """
+    return _resolve(_entry(name)[0])
+
+
+def _entry(name: str) -> tuple[str | type, str | type]:
     if name not in _PAGES:
         lower = {known.lower(): known for known in _PAGES}
         close = difflib.get_close_matches(str(name).lower(), lower, 1)
         hint = f" Did you mean {lower[close[0]]!r}?" if close else ""
         raise ConfigError(f"algorithm: expected one of {', '.join(_PAGES)}, got {name!r}.{hint}")
-    training, algorithm = _PAGES[name]
-    return _resolve(training), _resolve(algorithm)
+    return _PAGES[name]
 
 
 def _resolve(entry: str | type) -> type[Any]:

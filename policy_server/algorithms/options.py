@@ -9,6 +9,9 @@ from typing import Any
 from policy_server.algorithms.ops.schedules import Points, check_points
 from policy_server.errors import ConfigError
 
+CLIPPINGS = ("global_norm", "norm", "value")
+"""What `optimizer.FlatAdam.clip` can limit the gradient by."""
+
 
 class Options:
     """Checks the fields of one training config; every fault is a ConfigError that names the

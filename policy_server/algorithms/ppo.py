@@ -9,8 +9,8 @@ Maximises, over several epochs of shuffled minibatches of the same steps,
 with r_t = pi(a_t | s_t) / pi_old(a_t | s_t), advantages A_t and returns R_t from generalised
 advantage estimation, computed once with the weights of before the update.
 
-Source: Schulman et al., https://arxiv.org/abs/1707.06347. Options and their defaults carry the
-meaning they have in RLlib. Where this page deviates:
+Source: Schulman et al., https://arxiv.org/abs/1707.06347. What can be set is in `ppo_options`.
+Where this page deviates:
 
 - Clipping and KL penalty work together; the paper compares them as alternatives.
 - pi_old in r_t is the policy that acted (its log-probability came with the step); in the KL it
@@ -25,7 +25,6 @@ meaning they have in RLlib. Where this page deviates:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -40,95 +39,14 @@ from policy_server.algorithms.ops.losses import (
     clipped_surrogate,
 )
 from policy_server.algorithms.ops.schedules import scheduled
-from policy_server.algorithms.optimizer import CLIPPINGS, FlatAdam
-from policy_server.algorithms.options import Options
+from policy_server.algorithms.optimizer import FlatAdam
+from policy_server.algorithms.ppo_options import PPOTraining
 from policy_server.config import ModelConfig
 from policy_server.errors import CheckpointError, LearnerError
 from policy_server.networks import build_network
 from policy_server.types import ActionLayout, Batch, PolicySpaces, PolicyState
 
-Schedule = tuple[tuple[float, float], ...]
-"""[[env step, value], ...], linear in between, constant behind the last; the first is at 0."""
-
-
-@dataclass(frozen=True)
-class PPOTraining:
-    """What can be set, with the customary defaults.
-
-    Attributes:
-        lr: step size of Adam, > 0.
-        lr_schedule: step size over environment steps, instead of `lr`; None: constant.
-        gamma: discount per step, 0..1.
-        lambda_: of generalised advantage estimation, 0..1: 0 trusts the value function, 1 only
-            the rewards.
-        train_batch_size: steps per update.
-        minibatch_size: steps per gradient step, at most train_batch_size.
-        num_epochs: how often each step is used.
-        clip_param: epsilon, how far r_t may move from 1, > 0.
-        vf_clip_param: cut-off of the *squared* error of the value function, in squared units of
-            the (scaled) return: larger errors give no gradient at all, so it should exceed
-            the square of typical returns; None: no cut-off. Watch `vf_clip_fraction`.
-        vf_loss_coeff: c_vf, >= 0.
-        entropy_coeff: c_ent, >= 0.
-        entropy_coeff_schedule: c_ent over environment steps, instead of `entropy_coeff`.
-        use_kl_loss: penalise KL, with a coefficient that adapts.
-        kl_coeff: c_kl at first, > 0 if use_kl_loss.
-        kl_target: mean KL per update that c_kl steers to, > 0, in nats.
-        grad_clip: limit of the gradient, > 0; None: no limit.
-        grad_clip_by: what is limited: "global_norm" (norm of the whole gradient), "norm" (of
-            each parameter tensor) or "value" (each number).
-        normalize_advantages: to mean 0 and deviation 1 over the batch.
-        adam_eps: epsilon of Adam, > 0.
-
-    Raises:
-        ConfigError: a value is impossible, or two of them contradict each other.
-    """
-
-    lr: float = 5e-5
-    lr_schedule: Schedule | None = None
-    gamma: float = 0.99
-    lambda_: float = 1.0
-    train_batch_size: int = 4000
-    minibatch_size: int = 128
-    num_epochs: int = 30
-    clip_param: float = 0.3
-    vf_clip_param: float | None = 10.0
-    vf_loss_coeff: float = 1.0
-    entropy_coeff: float = 0.0
-    entropy_coeff_schedule: Schedule | None = None
-    use_kl_loss: bool = True
-    kl_coeff: float = 0.2
-    kl_target: float = 0.01
-    grad_clip: float | None = None
-    grad_clip_by: str = "global_norm"
-    normalize_advantages: bool = True
-    adam_eps: float = 1e-5
-
-    def __post_init__(self) -> None:
-        options = Options(self)
-        for name in ("lr", "clip_param", "kl_target", "adam_eps"):
-            options.number(name, 0.0, above=True)
-        for name in ("vf_clip_param", "grad_clip"):
-            options.number(name, 0.0, above=True, optional=True)
-        for name in ("gamma", "lambda_"):
-            options.number(name, 0.0, 1.0)
-        for name in ("vf_loss_coeff", "entropy_coeff", "kl_coeff"):
-            options.number(name, 0.0)
-        for name in ("train_batch_size", "minibatch_size", "num_epochs"):
-            options.integer(name, 1)
-        for name in ("use_kl_loss", "normalize_advantages"):
-            options.flag(name)
-        options.one_of("grad_clip_by", CLIPPINGS)
-        for name in ("lr_schedule", "entropy_coeff_schedule"):
-            object.__setattr__(self, name, options.schedule(name, 0.0))
-        if self.minibatch_size > self.train_batch_size:
-            options.refuse(
-                "minibatch_size", "train_batch_size", "a minibatch is a part of the batch"
-            )
-        if self.use_kl_loss and self.kl_coeff == 0:
-            options.refuse(
-                "use_kl_loss", "kl_coeff", "0 cannot adapt; set use_kl_loss=False for no penalty"
-            )
+__all__ = ["PPO", "Minibatch", "PPOTraining", "Terms", "ppo_loss"]
 
 
 class Minibatch(NamedTuple):
@@ -147,8 +65,6 @@ class Terms(NamedTuple):
 
     surrogate: torch.Tensor
     vf_error: torch.Tensor
-    entropy: torch.Tensor
-    kl: torch.Tensor
     ratio: torch.Tensor
 
 
@@ -169,15 +85,14 @@ def ppo_loss(
     ratio = torch.exp(new.log_prob(mb.categories, mb.reals) - mb.logp)
     surrogate = clipped_surrogate(ratio, mb.advantages, config.clip_param)
     vf_error = clipped_squared_error(values, mb.returns, config.vf_clip_param)
-    entropy = new.entropy()
-    kl = mb.old.kl(new)
-    assert surrogate.shape == vf_error.shape == entropy.shape == kl.shape == values.shape
+    assert surrogate.shape == vf_error.shape == values.shape
     loss = config.vf_loss_coeff * vf_error - surrogate
     if kl_coeff:
-        loss = loss + kl_coeff * kl
+        loss = loss + kl_coeff * mb.old.kl(new)
     if entropy_coeff:
-        loss = loss - entropy_coeff * entropy
-    return loss.mean(), Terms(surrogate, vf_error, entropy, kl, ratio)
+        loss = loss - entropy_coeff * new.entropy()
+    assert loss.shape == values.shape
+    return loss.mean(), Terms(surrogate, vf_error, ratio)
 
 
 class PPO:
@@ -241,7 +156,7 @@ class PPO:
                 self.optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 if epoch == c.num_epochs - 1:
-                    reports.append(self._report(loss, terms))
+                    reports.append(self._report(loss, terms, new, mb))
                 if c.grad_clip is not None:
                     self.optimizer.clip(c.grad_clip, c.grad_clip_by)
                 self.optimizer.step(lr)
@@ -308,7 +223,9 @@ class PPO:
     def _distribution(self, head: torch.Tensor, mask: torch.Tensor) -> ActionDistribution:
         return self.head.distribution(head, self.network.log_std, mask if mask.shape[1] else None)
 
-    def _report(self, loss: torch.Tensor, terms: Terms) -> torch.Tensor:
+    def _report(
+        self, loss: torch.Tensor, terms: Terms, new: ActionDistribution, mb: Minibatch
+    ) -> torch.Tensor:
         """What one minibatch adds to the metrics; order as in `_REPORT`."""
         c = self.config
         with torch.no_grad():
@@ -317,8 +234,8 @@ class PPO:
                 loss,
                 -terms.surrogate.mean(),
                 terms.vf_error.mean(),
-                terms.entropy.mean(),
-                terms.kl.mean(),
+                new.entropy().mean(),
+                mb.old.kl(new).mean(),
                 ((terms.ratio - 1).abs() > c.clip_param).float().mean(),
                 (terms.vf_error >= limit).float().mean(),
                 self.optimizer.gradient_norm(),
@@ -326,7 +243,7 @@ class PPO:
             return torch.stack(numbers)
 
     def _check_finite(self, batch: Batch, metrics: dict[str, float]) -> None:
-        weights = float(torch.linalg.vector_norm(self.optimizer.weights.detach()))
+        weights = float(torch.linalg.vector_norm(self.optimizer.weights))
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         if not math.isfinite(weights):
             broken.append("weights")

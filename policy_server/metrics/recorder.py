@@ -13,6 +13,7 @@ import csv
 import json
 import math
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -91,20 +92,34 @@ class CsvSink:
 
 
 class TensorBoardSink:
-    """`tensorboard/`: event files for `tensorboard --logdir`, written at least every 10 s."""
+    """`tensorboard/`: event files for `tensorboard --logdir`, written at least every 10 s.
+
+    Written by tensorboard's own package, with the first record: torch's writer would import
+    torch, a second of a start at which nothing else in this process needs it.
+    """
 
     def __init__(self, run_dir: Path):
-        from torch.utils.tensorboard import SummaryWriter  # late: imports torch
-
-        self._writer: Any = SummaryWriter(str(run_dir / TENSORBOARD), flush_secs=10)
+        self._folder = run_dir / TENSORBOARD
+        self._writer: Any = None
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            if name != STEP:
-                self._writer.add_scalar(name, value, step)
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        if self._writer is None:
+            self._writer = EventFileWriter(str(self._folder), flush_secs=10)
+        scalars = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in values.items()
+            if name != STEP
+        ]
+        summary = Summary(value=scalars)
+        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 SINKS: dict[str, type[JsonlSink] | type[CsvSink] | type[TensorBoardSink]] = {
