@@ -13,17 +13,19 @@ import secrets
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from policy_server.callbacks import Callbacks
 from policy_server.checkpoints.checkpoint import Checkpoint
 from policy_server.checkpoints.store import CheckpointStore
 from policy_server.errors import CheckpointError, ConfigError
 from policy_server.metrics.progress import Progress
-from policy_server.server import LocalServer, RayServer
 from policy_server.settings import Settings
 from policy_server.simulators import SimulatorFleet, local_simulator
 from policy_server.types import Episode
+
+if TYPE_CHECKING:
+    from policy_server.server import LocalServer, RayServer
 
 
 class Algorithm:
@@ -57,34 +59,45 @@ class Algorithm:
         self._begin(CheckpointStore(checkpoint).load(checkpoint) if checkpoint else None)
 
     def _begin(self, checkpoint: Checkpoint | None) -> None:
-        wiring = LocalServer if self.in_process else RayServer
         self._evaluations = 0  # taken from this server so far
-        self._server: LocalServer | RayServer = wiring(
-            self.settings, self._callbacks_class, checkpoint
-        )
+        self._server = self._wire(checkpoint)
         self._fleet: SimulatorFleet | None = None
         if checkpoint is not None:
             self.iterations = int(checkpoint.data.get("iterations", 0))
             self.progress.load(checkpoint.data["progress"])
-        run_dir = self.settings.server.run_dir
         try:
-            if isinstance(self._server, LocalServer):
-                server = self._server
-                for index in range(self.settings.simulators.num):
-                    transport = server.transport()
-                    simulator = local_simulator(self.settings, index, transport, server.clock)
-                    server.add_simulator(simulator)
-            elif self.settings.simulators.num:
-                logs = (
-                    Path(run_dir) / "simulators"
-                    if run_dir
-                    else Path(tempfile.mkdtemp(prefix="policy-server-"))
-                )
-                self._fleet = SimulatorFleet(self.settings, self._server.address, logs)
+            self._start_simulators()
+            self._server.ready()
             self._refresh()
         except BaseException:
             self.stop()
             raise
+
+    def _wire(self, checkpoint: Checkpoint | None) -> LocalServer | RayServer:
+        """Loads only the wiring that is wanted: torch for the one, Ray for the other."""
+        if self.in_process:
+            from policy_server.server import LocalServer
+
+            return LocalServer(self.settings, self._callbacks_class, checkpoint)
+        from policy_server.server import RayServer
+
+        return RayServer(self.settings, self._callbacks_class, checkpoint)
+
+    def _start_simulators(self) -> None:
+        num, run_dir = self.settings.simulators.num, self.settings.server.run_dir
+        if self.in_process:
+            server: Any = self._server
+            for index in range(num):
+                transport = server.transport()
+                simulator = local_simulator(self.settings, index, transport, server.clock)
+                server.add_simulator(simulator)
+        elif num:
+            logs = (
+                Path(run_dir) / "simulators"
+                if run_dir
+                else Path(tempfile.mkdtemp(prefix="policy-server-"))
+            )
+            self._fleet = SimulatorFleet(self.settings, self._server.address, logs)
 
     # -- what the user calls ----------------------------------------------------------------------
 

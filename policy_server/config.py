@@ -194,7 +194,8 @@ class ServerConfig:
 class LearnersConfig:
     """Attributes:
     device: "auto", "cpu", "cuda", "cuda:1", ...
-    threads: torch threads of each learner; 0: cores minus two, at least one.
+    threads: torch threads of each learner; 0: one for networks of less than half a million parameters;
+        for others all cores if simulators wait for the one learner (sync), else cores minus two.
     max_restarts: how often a learner that dies is restarted from its last state, in a row.
     """
 

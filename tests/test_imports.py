@@ -171,7 +171,7 @@ def test_only_the_command_knows_the_bench():
 
 
 def test_ray_is_in_the_wiring_and_the_learner_actor():
-    assert importers("ray") == {"policy_server.server", "policy_server.learners.remote"}
+    assert importers("ray") == {"policy_server.server.ray_server", "policy_server.learners.remote"}
 
 
 @pytest.mark.parametrize("place", TORCH_FREE)
@@ -239,6 +239,26 @@ def test_the_light_client_loads_nothing_heavy():
     loaded = set(done.stdout.split())
     assert {"sim_clients", "zmq", "msgpack", "numpy"} <= loaded
     assert loaded & {"torch", "ray", "gymnasium", "pettingzoo", "policy_server"} == set()
+
+
+def test_the_command_that_starts_everything_loads_no_torch():
+    """Its processes need torch; a second import of it would come before theirs."""
+    code = """
+import sys
+import policy_server.cli, policy_server.run, policy_server.display
+from policy_server.algorithm import Algorithm
+from policy_server.metrics.recorder import Recorder
+from policy_server.server import RayServer
+from policy_server.settings import Settings
+assert Settings.from_mapping({"algorithm": "PPO"}).training.lr > 0
+print(*{name.split(".")[0] for name in sys.modules})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    loaded = set(done.stdout.split())
+    assert {"policy_server", "ray"} <= loaded
+    assert "torch" not in loaded
 
 
 STEP = """

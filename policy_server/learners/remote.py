@@ -1,9 +1,15 @@
 """A learner as a Ray actor of its own, and the gateway's end of it.
 
-The batch goes once into the object store; weights and the learner's whole state come back the
-same way. When the actor dies, a new one begins from the state that came with the last update,
-and gets the same batch again: nothing is trained on twice, since what the dead one had learned
-from it died too.
+A batch goes once into the object store. Weights come back as soon as they are there, as one flat
+array that the gateway reads where it lies; the learner's whole state follows behind them and
+stays in the object store until somebody needs it.
+
+When the actor dies, a new one begins from the state that came with the last update, and gets the
+same batch again: nothing is trained on twice, since what the dead one had learned from it died
+too. If it died between an update's weights and their state, its successor begins from these
+weights, with the rest of the state of before.
+
+Importing this does not import torch: only the actors do.
 """
 
 from __future__ import annotations
@@ -13,35 +19,65 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from policy_server.errors import LearnerError
-from policy_server.learners.learner import Learner
 from policy_server.types import Batch, PolicyState, UpdateResult
+
+if TYPE_CHECKING:
+    from policy_server.learners.learner import Learner
 
 log = logging.getLogger(__name__)
 
 
 class LearnerActor:
-    """Runs a `Learner` in a process of its own; `niceness` lets the gateway go first."""
+    """Runs a `Learner` in a process of its own; `niceness` lets the gateway go first.
 
-    def __init__(self, arguments: dict[str, Any], state: PolicyState | None, niceness: int):
+    Can be started before it is known what is to be learned: most of a start is importing torch.
+    """
+
+    def __init__(self, niceness: int):
         os.nice(niceness)
-        self._learner = Learner(**arguments)
+        import policy_server.learners.learner  # noqa: F401
+
+    def build(
+        self, arguments: dict[str, Any], state: PolicyState | None, newer: UpdateResult | None
+    ) -> tuple[int, PolicyState]:
+        """The process's id, and the state it begins with.
+
+        Args:
+            arguments: of `Learner`.
+            state: where to begin; None: the seed says it all.
+            newer: whose weights are newer than `state`.
+        """
+        from policy_server.learners.learner import Learner
+
+        self._learner: Learner = Learner(**arguments)
         if state is not None:
             self._learner.load(state)
+        if newer is not None:
+            self._learner.adopt(newer)
+        return os.getpid(), self._learner.state()
 
-    def update(self, batch: Batch, env_steps: int) -> tuple[UpdateResult, PolicyState]:
-        return self._learner.update(batch, env_steps), self._learner.state()
+    def update(self, batch: Batch, env_steps: int) -> UpdateResult:
+        return self._learner.update(batch, env_steps)
 
-    def state(self) -> PolicyState:
-        return self._learner.state()
+    def state(self) -> tuple[None, PolicyState]:
+        """A sign that the state is there, which costs nothing to look at; and the state."""
+        return None, self._learner.state()
 
-    def pid(self) -> int:
-        return os.getpid()
+
+def start_process(resources: dict[str, Any], niceness: int) -> Any:
+    """A `LearnerActor` that starts now.
+
+    Args:
+        resources: of Ray, for example {"num_gpus": 1}.
+    """
+    factory: Any = ray.remote(LearnerActor).options(max_restarts=0, **resources)
+    return factory.remote(niceness)
 
 
 class RayLearner:
@@ -53,6 +89,7 @@ class RayLearner:
         resources: Ray resources of the actor, for example {"num_gpus": 1}.
         max_restarts: in a row, without an update in between.
         wake: called from another thread when a result is there.
+        process: one of `start_process` that has nothing to do yet; None: a new one.
     """
 
     def __init__(
@@ -63,6 +100,7 @@ class RayLearner:
         max_restarts: int,
         niceness: int,
         wake: Callable[[], None],
+        process: Any = None,
     ):
         self.name = arguments["policy_name"]
         self.pid: int | None = None
@@ -73,27 +111,36 @@ class RayLearner:
         self._niceness = niceness
         self._wake = wake
         self._task: tuple[Any, int] | None = None  # batch reference, env steps
-        self._finished: deque[tuple[Any, Future[Any]]] = deque()  # (actor, its future)
+        self._came: deque[tuple[Any, str, Callable[[Any], Any], Future[Any]]] = deque()
         self._in_a_row = 0
         self._restarting = False
-        self._state: Any = state  # None before the first update: the seed says it all
-        self._first_state: Any = None
-        self._next_state: Any = None
-        self._start(None if state is None else ray.put(state))
+        self._published: UpdateResult | None = None
+        self._state: Any = None  # reference to that of after `_published`
+        self._kept: Any = state  # the newest that the actor cannot take with it when it dies
+        self._start(process)
 
-    def _start(self, state: Any) -> None:
-        factory: Any = ray.remote(LearnerActor).options(max_restarts=0, **self._resources)
-        actor = self._actor = factory.remote(self._arguments, state, self._niceness)
-        if self._state is None:
-            self._first_state = actor.state.remote()
-        actor.pid.remote().future().add_done_callback(lambda future: self._started(actor, future))
+    def _start(self, process: Any) -> None:
+        self.pid = None
+        self._actor = process or start_process(self._resources, self._niceness)
+        newer = self._published if self._kept is not self._state else None
+        pid, self._state = self._actor.build.options(num_returns=2).remote(
+            self._arguments, self._kept, newer
+        )
+        self._watch(pid, "its learner cannot start", self._started)
 
-    def _started(self, actor: Any, future: Future[Any]) -> None:
-        if future.exception() is None:
-            self.pid = future.result()
-        else:
-            self._finished.append((actor, future))
-        self._wake()
+    def _watch(self, reference: Any, fault: str, then: Callable[[Any], Any]) -> None:
+        """`then(value)` by a later `poll`; where it went wrong, `fault` says what did."""
+        actor = self._actor
+
+        def done(future: Future[Any]) -> None:
+            self._came.append((actor, fault, then, future))
+            self._wake()
+
+        reference.future().add_done_callback(done)
+
+    def _started(self, pid: int) -> None:
+        self.pid, self._kept = pid, self._state
+        self._wake()  # requests wait for just this
 
     # -- batches -----------------------------------------------------------------------------
 
@@ -104,16 +151,17 @@ class RayLearner:
 
     def _send(self) -> None:
         assert self._task is not None
-        reference, env_steps = self._task
-        result, self._next_state = self._actor.update.options(num_returns=2).remote(
-            reference, env_steps
-        )
-        actor = self._actor
-        result.future().add_done_callback(lambda future: self._done(actor, future))
+        result = self._actor.update.remote(*self._task)
+        self._watch(result, "its update failed", self._updated)
 
-    def _done(self, actor: Any, future: Future[Any]) -> None:
-        self._finished.append((actor, future))
-        self._wake()
+    def _updated(self, result: UpdateResult) -> UpdateResult:
+        self._task = None
+        self._in_a_row, self._restarting = 0, False
+        self._published = result
+        sign, state = self._actor.state.options(num_returns=2).remote()
+        self._state = state
+        self._watch(sign, "its state could not be had", lambda _: self._keep(state))
+        return result
 
     def poll(self) -> UpdateResult | None:
         """The result, if it is there.
@@ -121,22 +169,18 @@ class RayLearner:
         Raises:
             LearnerError: the learner cannot be kept alive, or its update failed.
         """
-        if not self._finished:
-            return None
-        actor, future = self._finished.popleft()
-        if actor is not self._actor:
-            return None  # one that died, and was replaced when its first sign came
-        error = future.exception()
-        if error is None:
-            self._state, self._task = self._next_state, None
-            self._in_a_row, self._restarting = 0, False
-            result: UpdateResult = future.result()
-            return result
-        if isinstance(error, RayTaskError):
-            raise LearnerError(f"its update failed: {error.cause}") from error
-        if not isinstance(error, RayActorError):
-            raise LearnerError(f"its result was lost: {error}") from error
-        self._restart(error)
+        while self._came:
+            actor, fault, then, future = self._came.popleft()
+            if actor is not self._actor:
+                continue  # one that died, and was replaced when its first sign came
+            error = future.exception()
+            if isinstance(error, RayActorError):
+                self._restart(error)
+            elif error is not None:
+                cause = error.cause if isinstance(error, RayTaskError) else error
+                raise LearnerError(f"{fault}: {cause}") from error
+            elif (result := then(future.result())) is not None:
+                return result
         return None
 
     def _restart(self, error: Exception) -> None:
@@ -151,16 +195,19 @@ class RayLearner:
             )
         log.warning("learner of policy %s died and is restarted from its last state", self.name)
         self._restarting = True
-        state = self._state
-        self._start(ray.put(state) if isinstance(state, PolicyState) else state)
+        self._start(None)
         if self._task is not None:
             self._send()
 
     # -- state -------------------------------------------------------------------------------
 
+    def _keep(self, state: Any) -> None:
+        self._kept = state
+
     def request_state(self) -> Any:
-        """Reference to the state after the last update that `poll` gave out."""
-        return self._first_state if self._state is None else self._state
+        """Reference to the state after the last update that `poll` gave out. Lost if the actor
+        dies before the state is there: ask again for its successor's."""
+        return self._state
 
     @property
     def ready(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -119,8 +120,11 @@ def test_an_algorithm_of_ones_own_needs_no_more_than_the_interface(
 
 
 def test_threads_and_device() -> None:
-    assert pick_threads(3) == 3
-    assert pick_threads(0) >= 1
+    big, cores = 10_000_000, os.cpu_count() or 1
+    assert pick_threads(3, 10, False) == pick_threads(3, big, True) == 3
+    assert pick_threads(0, 10, True) == 1
+    assert pick_threads(0, big, True) == cores
+    assert pick_threads(0, big, False) == max(1, cores - 2)
     assert pick_device("cpu").type == "cpu"
     assert pick_device("auto").type in ("cpu", "cuda")
     with pytest.raises(ConfigError, match="got 'gpu'"):
