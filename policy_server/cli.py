@@ -150,9 +150,9 @@ def _run(
     defaults: dict[str, Any] | None = None,
 ) -> None:
     began = time.monotonic()
+    from policy_server.address import check_address
     from policy_server.algorithm import Algorithm
     from policy_server.display import Display
-    from policy_server.gateway.loop import check_address
     from policy_server.metrics.recorder import Recorder
     from policy_server.metrics.run_dir import forget_run_dir, prepare_run_dir
     from policy_server.run import Run, Stop, summary

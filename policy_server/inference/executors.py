@@ -21,7 +21,7 @@ from policy_server.inference.few_rows import FEW, FewRows
 from policy_server.networks.device import pick_device
 from policy_server.networks.mlp import DenseLayer
 from policy_server.networks.policy import PlainPolicy, PolicyNetwork
-from policy_server.networks.snapshot import load_flat
+from policy_server.networks.snapshot import can_view, load_flat, view_flat
 from policy_server.types import Leaves
 
 
@@ -82,7 +82,10 @@ class TorchExecutor:
         return self._log_std
 
     def load(self, weights: np.ndarray) -> None:
-        load_flat(self.network, weights)
+        if can_view(self.network):  # however large: the loop does not wait for a copy
+            view_flat(self.network, weights)
+        else:
+            load_flat(self.network, weights)
         self._read_log_std()
 
     def _read_log_std(self) -> None:
@@ -142,7 +145,7 @@ class NumpyExecutor:
 
     def load(self, weights: np.ndarray | None) -> None:
         if weights is not None:
-            load_flat(self.network, weights)
+            view_flat(self.network, weights)
         plain = self.network.policy_layers()
         assert plain is not None
         self._recipe = plain.recipe
@@ -151,6 +154,10 @@ class NumpyExecutor:
         log_std = self.network.log_std
         self._log_std = None if log_std is None else log_std.detach().numpy().copy()
 
+
+LARGE = 1 << 16
+"""Numbers of a layer beyond which BLAS gets its weights as they lie: a transposed copy at every
+publication would keep the loop from serving."""
 
 _NumpyLayer = tuple[
     np.ndarray,
@@ -165,5 +172,7 @@ def _layer(layer: DenseLayer) -> _NumpyLayer:
     if layer.layer_norm is not None:
         scale, shift, eps = layer.layer_norm
         norm = (scale.numpy().copy(), shift.numpy().copy(), eps)
-    weight = np.ascontiguousarray(layer.weight.numpy().T)
+    weight = layer.weight.numpy().T
+    if weight.size <= LARGE:
+        weight = np.ascontiguousarray(weight)
     return weight, layer.bias.numpy().copy(), _ACTIVATIONS[layer.activation], norm

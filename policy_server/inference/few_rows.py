@@ -18,6 +18,9 @@ from policy_server.compiled import compiled, part
 from policy_server.networks.mlp import DenseLayer
 
 FEW = 8
+MOST_WEIGHTS = 1 << 16
+"""Beyond these the time goes into the products, where BLAS is better, and copying the weights at
+every publication would take longer than it saves."""
 
 IDENTITY, TANH, RELU = 0, 1, 2
 _CODES = {"identity": IDENTITY, "tanh": TANH, "relu": RELU}
@@ -41,7 +44,9 @@ class FewRows:
 
     @staticmethod
     def fits(layers: list[DenseLayer]) -> bool:
-        return all(layer.activation in _CODES and layer.layer_norm is None for layer in layers)
+        small = sum(layer.weight.numel() for layer in layers) <= MOST_WEIGHTS
+        plain = all(layer.activation in _CODES and layer.layer_norm is None for layer in layers)
+        return small and plain
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """float32 `[n, inputs]`, writable -> `[n, outputs]`."""

@@ -11,10 +11,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from policy_server.address import check_address
 from policy_server.callbacks import Callbacks
 from policy_server.checkpoints.checkpoint import Checkpoint
 from policy_server.errors import LearnerError, PolicyServerError
-from policy_server.gateway.loop import check_address
 from policy_server.server.gateway_actor import GatewayActor
 from policy_server.server.state import join_state
 from policy_server.settings import Settings
