@@ -261,7 +261,7 @@ def quiet_answer(world, peer, frame):
     return [frame for _, frame in answers]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(8))
 def test_a_gateway_that_reads_one_by_one_answers_the_same(world, same_epoch, seed):
     """Two gateways hear the same, damaged frames included; one of them has no templates."""
     rng, data = random.Random(seed), np.random.default_rng(seed)
@@ -282,9 +282,13 @@ def test_a_gateway_that_reads_one_by_one_answers_the_same(world, same_epoch, see
                 place = rng.randrange(2, len(frame))
                 frame = frame[:place] + data.bytes(1) + frame[place + 1 :]
             inbox.append((peer, frame))
+            if rng.random() < 0.1:  # said twice in a tick: the same, or something else
+                again = encode(Step(session.seq + 2, random_step(session, rng, data)))
+                inbox.append((peer, rng.choice([frame, again])))
         rng.shuffle(inbox)
-        mine, theirs = short.tick(*inbox), general.tick(*inbox)
-        assert sorted(mine) == sorted(theirs)
+        mine, theirs = answers_to(short, inbox), answers_to(general, inbox)
+        assert mine == theirs
+        mine = [(peer, frame) for peer, frames in mine.items() for frame in frames]
         answered += sum(type(decode(f)).__name__ == "Actions" for _, f in mine)
         refused += sum(type(decode(f)).__name__ == "Error" for _, f in mine)
         short.balances()
@@ -297,6 +301,18 @@ def test_a_gateway_that_reads_one_by_one_answers_the_same(world, same_epoch, see
         short.gateway.desks.values(), general.gateway.desks.values(), strict=True
     ):
         assert one.accounts == other.accounts
+
+
+def answers_to(world, inbox):
+    """By peer, in order. What had to wait for the next tick is waited for: behind a damaged frame
+    that looked good at first, another of its session does, in the general way it need not."""
+    out = world.tick(*inbox)
+    while world.gateway.reader.deferred:
+        out += world.tick()
+    answers = {}
+    for peer, frame in out:
+        answers.setdefault(peer, []).append(frame)
+    return answers
 
 
 def random_step(session, rng, data):

@@ -107,8 +107,18 @@ class Play:
         waiting, open_ = self.model.waiting, self.model.open
         idle = set(range(self.lanes)) - waiting
         deed = self.rng.choice(
-            ["begin", "complete", "finish", "abandon", "cut", "see", "replace", "new weights"],
-            p=[0.38, 0.36, 0.04, 0.03, 0.06, 0.05, 0.05, 0.03],
+            [
+                "begin",
+                "complete",
+                "finish",
+                "abandon",
+                "cut",
+                "see",
+                "replace",
+                "silent",
+                "weights",
+            ],
+            p=[0.34, 0.36, 0.04, 0.03, 0.06, 0.05, 0.05, 0.04, 0.03],
         )
         if deed == "begin":
             self.begin(self.some(idle))
@@ -124,6 +134,10 @@ class Play:
             self.see(self.some(k for k, u in open_.items() if not u.pending))
         elif deed == "replace":
             self.replace(self.some(k for k, u in open_.items() if u.pending))
+        elif deed == "silent":  # lanes that are evaluated act and do not record
+            lanes = self.some(idle - open_.keys())
+            self.store.pending[lanes] = True
+            waiting.update(lanes.tolist())
         else:
             self.version += 1
 
@@ -194,6 +208,10 @@ class Play:
             [k for k in lanes.tolist() if k not in known or known[k].pending or known[k].seen],
             np.int64,
         )
+        for lane in lanes.tolist():
+            if lane in known and known[lane].pending and self.rng.random() < 0.5:
+                # Of a step that was never complete, so no batch may have it.
+                self.store.add_final(lane, tuple(leaf[0] for leaf in self.obs(1)))
         lost = sum(known[k].pending is not None for k in lanes.tolist() if k in known)
         assert self.store.abandon(lanes) == lost
         for lane in lanes.tolist():
