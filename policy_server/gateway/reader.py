@@ -92,9 +92,7 @@ class FrameReader:
         self.messages["received"] += len(inbox) - len(self.deferred)
         requests = Requests(alike, loose)
         for odd in requests.read():
-            session = odd.session
-            session.tick = 0
-            self._read_one(session.peer, session, odd.frame, now, loose, out)
+            self._read_one(odd.session.peer, odd.session, odd.frame, now, loose, out)
         return requests
 
     def _read_one(

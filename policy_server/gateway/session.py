@@ -34,6 +34,7 @@ from sim_clients.protocol import (
     Welcome,
     encode,
 )
+from sim_clients.protocol.codec import U32
 from sim_clients.protocol.spaces import leaves
 
 if TYPE_CHECKING:
@@ -106,7 +107,9 @@ class Session:
         """Prepares for the next STEP: its first bytes, with its number as short as it can be or
         in four bytes."""
         seq = self.seq + 1
-        self.expected = (_STEP + _pack(seq), _STEP_WIDE + (seq & 0xFFFFFFFF).to_bytes(4, "big"))
+        self.expected = (_STEP + _pack(seq),)
+        if seq <= U32:
+            self.expected += (_STEP_WIDE + seq.to_bytes(4, "big"),)
 
     @property
     def name(self) -> str:

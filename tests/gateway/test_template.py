@@ -109,6 +109,18 @@ def test_a_number_may_be_written_short_or_in_four_bytes(seq, wide):
     assert not out
 
 
+def test_four_bytes_that_are_not_the_whole_number_are_another_number():
+    groups = [(Desk("d", SPACES[1], ACTIONS[0]), 2)]
+    table, (session,) = sessions_alike(groups, 1)
+    session.seq = 2**32 + 4
+    session.expect()
+    frame = frame_of(5, said(session, np.random.default_rng(0)), wide=True)
+    out: list[Any] = []
+    requests = FrameReader(table, refuse).read([(session.peer, frame)], 0.0, out)
+    assert not requests.all()
+    assert [decode(reply).code for _, reply in out] == ["bad_sequence"]
+
+
 def refuse(peer: bytes, data: list[Any], now: float) -> bytes | None:
     """Stands for the answer to whatever is no STEP."""
     return b"other %d" % len(data)
