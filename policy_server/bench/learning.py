@@ -113,14 +113,17 @@ def serve(pipe: Connection, bind: str, workload: Workload) -> None:
 
     `pipe` says "books", "learn", "rest" or "stop".
     """
-    from policy_server.server import GatewayActor, start_ray
+    from policy_server.server import start_ray
+    from policy_server.server.gateway_actor import GatewayActor
     from policy_server.settings import Settings
 
     allow_many_sockets()
     start_ray(None)
     gateway = GatewayActor()
     settings = Settings.from_mapping(workload.settings(bind))
-    pipe.send(gateway.start(settings, None, None, 0, 0.0))
+    address = gateway.open(settings, 0.0)
+    gateway.serve(None, None, 0)
+    pipe.send(address)
     while (word := pipe.recv()) != "stop":
         if word != "books":
             gateway.train(None if word == LEARN else 0)

@@ -161,7 +161,8 @@ def serve(pipe: Connection, bind: str, workload: Workload) -> None:
     from policy_server.bench.timed_ppo import NAME, READY_AT
     from policy_server.gateway.loop import RouterLoop
     from policy_server.learners.remote import RayLearner
-    from policy_server.server import LEARNER_NICENESS, build_gateway, start_ray
+    from policy_server.server import build_gateway, start_ray
+    from policy_server.server.gateway_actor import LEARNER_NICENESS
     from policy_server.settings import Settings
     from policy_server.types import PolicyState
 

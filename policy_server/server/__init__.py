@@ -29,7 +29,9 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'policy_server.server' has no attribute {name!r}")
-    return getattr(import_module(f"policy_server.server.{_HOMES[name]}"), name)
+if not TYPE_CHECKING:  # else a type checker would take any name for there
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'policy_server.server' has no attribute {name!r}")
+        return getattr(import_module(f"policy_server.server.{_HOMES[name]}"), name)
