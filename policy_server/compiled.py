@@ -14,11 +14,14 @@ Compiled once per installation (some seconds, kept in `__pycache__`), then loade
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
 
+log = logging.getLogger(__name__)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -32,9 +35,31 @@ _HOW: dict[str, Any] = {
 def compiled(*signatures: str) -> Callable[[F], F]:
     """Compiles for exactly these signatures ("f4(f4[::1], i8)"); arrays are C-contiguous and
     writable. What it calls must stand above it."""
-    return cast(Callable[[F], F], numba.njit(list(signatures), **_HOW))
+
+    def compile_(function: F) -> F:
+        return _kept(list(signatures), function)
+
+    return compile_
 
 
 def part(function: F) -> F:
     """A part of compiled functions, for whatever types they use it with."""
-    return cast(F, numba.njit(**_HOW)(function))
+    return _kept(None, function)
+
+
+def _kept(signatures: list[str] | None, function: F) -> F:
+    try:
+        return cast(F, numba.njit(signatures, **_HOW)(function))
+    except RuntimeError as error:
+        if "no locator" not in str(error):
+            raise
+        _tell_uncached()
+        return cast(F, numba.njit(signatures, **{**_HOW, "cache": False})(function))
+
+
+@functools.cache
+def _tell_uncached() -> None:
+    log.warning(
+        "compiled code cannot be kept, neither beside the package nor in the home directory: "
+        "every start takes some seconds longer. Set NUMBA_CACHE_DIR to a directory of your own."
+    )

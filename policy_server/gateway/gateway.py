@@ -88,6 +88,7 @@ class Gateway:
         self._targets: dict[str, int] | None = None  # updates after which training rests
         self._probes: Frames = []
         self._answered: list[tuple[PolicyDesk, Work]] = []
+        self._released: list[tuple[PolicyDesk, Work]] = []  # in this tick, from the waiting room
         self._heard: list[Request] = []
         self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self.waiting = WaitingRoom()
@@ -151,6 +152,7 @@ class Gateway:
             going, works = self.waiting.release(now, self._closed(), len(self.sessions.by_id))
             if going:
                 self._act(going, works, out)
+                self._released = list(works.items())
             out += self.waiting.tell(now)
         if requests:
             checked = self._check(requests, out)
@@ -291,6 +293,10 @@ class Gateway:
         for desk, work in self._answered:
             desk.begin(work)
         self._answered.clear()
+        # Only now: a STEP of theirs in the same tick would report on steps that had not begun.
+        for desk, work in self._released:
+            desk.ledger.busy[work.slots] = False
+        self._released = []
         for request in self._heard:
             request.session.expect()
         self._heard = []

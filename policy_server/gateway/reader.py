@@ -177,11 +177,12 @@ class Requests:
         return odd
 
     def _keep(self, template: StepTemplate, requests: list[Request]) -> None:
-        self._columns.pop(template, None)
-        self._alike[template] = requests
+        """Others of a template than before. Its place stays: rows are found by it."""
         if not requests:
             del self._alike[template]
+            self._columns.pop(template, None)
             return
+        self._alike[template] = requests
         frames = [request.frame for request in requests]
         columns = template.read(frames, [request.session.slots for request in requests])
         assert columns is not None, "frames that fit do not fit"

@@ -125,8 +125,11 @@ class Session:
         self.seq = request.seq
         self.unanswered += 1
         self.requests.append(request)
-        while len(self.requests) > WINDOW and self.requests[0].reply is not None:
-            self.requests.popleft()
+        if len(self.requests) > WINDOW:
+            # Whoever sends one more has the reply to all but the last and those that wait.
+            for old in list(self.requests)[:-WINDOW]:
+                if old.reply is not None:
+                    self.requests.remove(old)
 
     def answer(self, request: Request, reply: bytes) -> None:
         """The reply to an accepted STEP, kept for a retry."""
@@ -253,24 +256,24 @@ class SessionTable:
         lease_s = self.config.lease_s
         if isinstance(wanted, (int, float)) and not isinstance(wanted, bool) and wanted == wanted:
             lease_s = min(max(float(wanted), 1.0), 3600.0)
+        template = self._template(list(zip(hello.groups, desks, strict=True)))
         session_id = secrets.token_bytes(16)
         groups = []
         place = self._place(hello)
         for spec, desk in zip(hello.groups, desks, strict=True):
             groups.append(SessionGroup(spec, desk, desk.seat(spec, place, session_id.hex()[:8])))
-        template = self._template(groups)
         session = Session(session_id, hello, peer, groups, template, lease_s, now, place)
         self.by_id[session_id] = session
         self.by_peer[peer] = session
         self.lanes += lanes
         return session
 
-    def _template(self, groups: list[SessionGroup]) -> StepTemplate:
+    def _template(self, groups: list[tuple[GroupSpec, PolicyDesk]]) -> StepTemplate:
         """One for all sessions that are alike, so that their frames are read together."""
-        kind = tuple((group.spec.lanes, group.desk.name) for group in groups)
+        kind = tuple((spec.lanes, desk.name) for spec, desk in groups)
         template = self._templates.get(kind)
         if template is None:
-            template = StepTemplate([(group.spec, group.desk) for group in groups])
+            template = StepTemplate(groups, self.config.max_message_bytes)
             self._templates[kind] = template
         return template
 

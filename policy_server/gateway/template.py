@@ -39,7 +39,8 @@ class StepTemplate:
             version (`replies` keeps it here).
     """
 
-    def __init__(self, groups: Sequence[tuple[GroupSpec, PolicyDesk]]):
+    def __init__(self, groups: Sequence[tuple[GroupSpec, PolicyDesk]], limit: int):
+        """`limit`: bytes of the longest frame that can come."""
         self.between = -1, b""
         self.desks = list(dict.fromkeys(desk for _, desk in groups))
         self._widths: list[int] = []  # bytes per STEP of each column
@@ -50,6 +51,10 @@ class StepTemplate:
             first = len(self._widths)
             numbers[desk] = list(range(first, first + len(desk.reader.widths)))
             self._widths += [0] * len(numbers[desk])
+        size = sum(spec.lanes * sum(desk.reader.widths) for spec, desk in groups)
+        if size > limit:  # all lanes at once cannot be said: no frame ends with so many bytes
+            self.tail = size
+            return
         tail = msgpack.Packer().pack_array_header(len(groups))
         for spec, desk in groups:
             tail = self._add_group(tail, spec.lanes, desk, numbers[desk])

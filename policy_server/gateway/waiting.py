@@ -120,7 +120,7 @@ class WaitingRoom:
             request.session.last_heard = now  # it was we who were silent
             for (_, desk, _), work in zip(request.parts, request.work, strict=True):
                 works.setdefault(desk, []).append(work)
-                desk.ledger.busy[work.slots] = False
+            request.work = []  # the session keeps the request for a while yet
         place(going)
         return going, {desk: join_works(mine) for desk, mine in works.items()}
 

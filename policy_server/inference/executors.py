@@ -74,8 +74,8 @@ class TorchExecutor:
     @torch.inference_mode()
     def __call__(self, obs: Leaves) -> np.ndarray:
         tensors = [torch.from_numpy(_own(leaf)).to(self.device) for leaf in obs]
-        head: np.ndarray = self.network.policy(tensors).float().cpu().numpy()
-        return head
+        # A network of the user's may answer with a part of something larger.
+        return np.ascontiguousarray(self.network.policy(tensors).float().cpu().numpy())
 
     @property
     def log_std(self) -> np.ndarray | None:

@@ -67,7 +67,7 @@ def sessions_alike(
         (GroupSpec("", desk.observation, desk.action, lanes, desk.mask), desk)
         for desk, lanes in groups
     ]
-    template = StepTemplate(specs)  # type: ignore[arg-type]
+    template = StepTemplate(specs, 1 << 28)  # type: ignore[arg-type]
     made = [table.add(bytes([65 + i]), groups, template) for i in range(count)]
     for session in made:
         if not plain:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from policy_server.gateway.template import StepTemplate
 from sim_clients.protocol import (
     Box,
     Bye,
@@ -19,6 +20,7 @@ from sim_clients.protocol import (
     Step,
     StepGroup,
     Welcome,
+    decode,
     encode,
 )
 from tests.gateway.wire import SPEC, Peer
@@ -411,3 +413,78 @@ def test_an_executed_action_that_the_mask_forbids_is_not_learned_from(free):
     assert free.desk.accounts.dropped["interrupted"] == 1
     assert np.isfinite(free.desk.store.logp[free.desk.store.base[0]])
     free.balances()
+
+
+def test_a_bad_row_never_gives_others_each_others_actions(free):
+    """Two kinds of sessions at one desk, one bad row: rows and replies stay in the same order."""
+    peers = [
+        Peer(free, name, (SPEC._replace(lanes=n),)) for name, n in ((b"b", 2), (b"a", 2), (b"c", 1))
+    ]
+    for i, peer in enumerate(peers):
+        peer.hello(run_id=bytes([i]) * 16)
+    told: dict[int, int] = {}
+    act = free.desk.act
+
+    def listen(work):
+        columns = act(work)
+        told.update(zip(work.slots.tolist(), columns[0].tolist(), strict=True))
+        return columns
+
+    free.desk.act = listen
+    for seq in range(1, 20):  # by chance, swapped actions may be equal
+        bad = [[np.nan] * 3] * 2
+        flags = b"\1\1" if seq == 1 else b"\0\0"
+        out = dict(
+            free.tick(
+                (b"b", peers[0].frame(1, obs=bad)),
+                (b"a", peers[1].frame(seq, flags=flags)),
+                (b"c", peers[2].frame(seq, obs=[[5.0, 5.0, 5.0]], flags=flags[:1])),
+            )
+        )
+        assert decode(out[b"b"]).code == "bad_observation"
+        for session in free.gateway.sessions.by_id.values():
+            if session.peer != b"b":
+                (group,) = decode(out[session.peer]).groups
+                slots = session.groups[0].slots.tolist()
+                assert np.frombuffer(group.actions[0], "<i8").tolist() == [told[s] for s in slots]
+
+
+def test_a_lane_acts_once_in_the_tick_in_which_its_waiting_request_goes(world):
+    w = world(collection={"fragment_length": 8})  # training rests: the first STEP waits
+    peer = Peer(w)
+    peer.hello()
+    assert peer.send(peer.frame(1)) == []
+    w.gateway.train(None)
+    answered, refused = peer.send(peer.frame(2, flags=b"\0\0"))
+    assert (answered.seq, refused.code) == (1, "bad_lane")
+    w.balances()
+    (after,) = peer.send(peer.frame(2, flags=b"\0\0"))
+    assert after.seq == 2
+    w.balances()
+
+
+def test_lanes_whose_rows_no_message_can_hold_cost_nothing_and_leave_again(free):
+    peer = Peer(free, b"a", (SPEC,))
+    peer.hello()
+    wide = GroupSpec("agent", SPEC.observation_space, SPEC.action_space, 60_000)
+    limit = free.gateway.config.max_message_bytes
+    template = StepTemplate([(wide._replace(lanes=limit), free.desk)], limit)
+    assert template.tail > limit
+    other = Peer(free, b"b", (wide,))
+    assert type(other.hello(run_id=b"b" * 16)).__name__ == "Welcome"
+    assert free.desk.ledger.seated == 60_002
+    other.send(encode(Bye("done")))
+    assert free.desk.ledger.seated == free.desk.collector.lanes == 2
+
+
+def test_answered_requests_do_not_pile_up_behind_one_that_waits(free):
+    peer = Peer(free)
+    peer.hello()
+    peer.step()
+    (session,) = free.gateway.sessions.by_id.values()
+    session.requests[0].reply = None  # as if another policy's learner were busy
+    session.unanswered = 1
+    for _ in range(10):
+        peer.step(flags=b"\0\0")
+    assert len(session.requests) <= 3
+    assert session.requests[0].seq == 1

@@ -168,3 +168,23 @@ def test_numpy_for_more_than_dense_layers_is_refused(observation, activation):
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(ConfigError, match="GPUs of this machine"):
         pick_device("cuda:99")
+
+
+class Slice(torch.nn.Module):
+    """A network of a user's, whose head is a part of something larger."""
+
+    log_std = None
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 6)
+
+    def policy(self, obs):
+        return self.layer(obs[0])[:, :5]
+
+
+def test_a_head_that_is_a_slice_is_laid_out_for_sampling():
+    made = TorchExecutor(Slice(), torch.device("cpu"))  # type: ignore[arg-type]
+    head = made((np.ones((4, 3), np.float32),))
+    assert head.shape == (4, 5)
+    assert head.flags.c_contiguous
