@@ -174,6 +174,7 @@ class ServerConfig:
         max_message_bytes: larger frames end the connection.
         max_lanes: of all sessions together.
         max_sessions: connected simulators.
+        local_sockets: simulators on this machine may go on over a faster socket than ZeroMQ's.
         run_dir: metrics, checkpoints, resolved config; None: nothing is written.
         ray_address: cluster to join; None: Ray starts on this machine.
         seed: of everything that draws; None: random.
@@ -185,6 +186,7 @@ class ServerConfig:
     max_message_bytes: int = 256 * 1024 * 1024
     max_lanes: int = 65536
     max_sessions: int = 4096
+    local_sockets: bool = True
     run_dir: str | None = None
     ray_address: str | None = None
     seed: int | None = None

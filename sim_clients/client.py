@@ -28,6 +28,7 @@ from sim_clients.connection import Connection
 from sim_clients.effects import (
     Answered,
     Delayed,
+    Move,
     Over,
     Ponged,
     Reconnect,
@@ -131,7 +132,7 @@ class Client:
             run_id=os.urandom(16),
             resume=None,
             identity=identity,
-            capabilities=(),
+            capabilities=transport.capabilities,
             token=token,
             groups=self._book.specs,
             options={} if lease_s is None else {"lease_s": lease_s},
@@ -368,7 +369,11 @@ class Client:
         if connection.over is not None:
             raise connection.over
         wait = min(connection.retry_at, deadline) - self._clock()
-        frame = self._transport.receive(None if wait == math.inf else max(0.0, wait))
+        try:
+            frame = self._transport.receive(None if wait == math.inf else max(0.0, wait))
+        except ConnectionError:
+            frame = None
+            connection.broken(self._clock())
         now = self._clock()
         if frame is not None:
             connection.received(frame, now)
@@ -392,6 +397,8 @@ class Client:
                 self._on_welcome(effect)
             elif isinstance(effect, Reconnect):
                 self._transport.reconnect()
+            elif isinstance(effect, Move):
+                self._transport.move(effect.path)
             elif isinstance(effect, Told):
                 self._on_event(effect.event.kind, effect.event.data)
             elif isinstance(effect, Delayed):

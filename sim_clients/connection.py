@@ -20,6 +20,7 @@ from sim_clients.effects import (
     Answered,
     Delayed,
     Effect,
+    Move,
     Over,
     Ponged,
     Reconnect,
@@ -33,6 +34,7 @@ from sim_clients.effects import (
 from sim_clients.errors import ClientError, InvalidStep, ServerClosed, SessionRefused
 from sim_clients.layout import ACTIONS, pack
 from sim_clients.protocol import (
+    LOCAL_SOCKET,
     PROTOCOL_VERSION,
     Error,
     ErrorCode,
@@ -124,6 +126,7 @@ class Connection:
         self._repeats: dict[int, int] = {}  # number -> times its STEP was said again
         self._echoes: dict[int, int] = {}  # number -> ERRORs still to come for a refused STEP
         self._greeting = True
+        self._tried: set[str] = set()  # local sockets that we moved to, or could not
         self._send_hello()
         self._vary()
         self._arm(now)
@@ -192,17 +195,30 @@ class Connection:
         self._vary()
         if self._silent >= self._silent_retries:
             # A connection can be half open for hours; a new one finds out at once.
-            self._silent = 0
-            self.stats.reconnects += 1
-            self._greeting = True
-            self._repeats.clear()
-            self._echoes.clear()
-            self.effects.append(Reconnect())
+            self._start_over()
         if self._greeting:
             self._send_hello()
         else:
             self._say_again()
         self._arm(now)
+
+    def broken(self, now: float) -> None:
+        """The socket is known to be of no use any more."""
+        if self.over is not None:
+            return
+        if self._greeting:
+            self._interval = min(2 * self._interval, self._max_retry_s)
+        self._start_over()
+        self._send_hello()
+        self._arm(now)
+
+    def _start_over(self) -> None:
+        self._silent = 0
+        self.stats.reconnects += 1
+        self._greeting = True
+        self._repeats.clear()
+        self._echoes.clear()
+        self.effects.append(Reconnect())
 
     def received(self, frame: bytes, now: float) -> None:
         """A frame came; what cannot be read is counted and otherwise ignored."""
@@ -276,6 +292,20 @@ class Connection:
             or type(size) not in (int, type(None))
         ):
             self._end(SessionRefused(ErrorCode.MALFORMED, "its WELCOME does not fit our HELLO."))
+            return
+        path = limits.get(LOCAL_SOCKET)
+        if (
+            type(path) is str
+            and path not in self._tried
+            and LOCAL_SOCKET in self._hello.capabilities
+        ):
+            # The same session once more, through the other door; or through this one again, if
+            # that cannot be opened.
+            self._tried.add(path)
+            self.effects.append(Move(path))
+            self._greeting = True
+            self._send_hello()
+            self._arm(now)
             return
         first = self.session_id is None
         replaced = not first and not (welcome.resumed and welcome.session_id == self.session_id)

@@ -19,6 +19,12 @@ class Reconnect(NamedTuple):
     """Close the socket and open a new one."""
 
 
+class Move(NamedTuple):
+    """Go on over the server's local socket, if it can be reached."""
+
+    path: str
+
+
 class Answered(NamedTuple):
     """The ACTIONS of a request, by group, each `[version, columns]` and not yet checked."""
 
@@ -68,7 +74,19 @@ class Over(NamedTuple):
     error: ClientError
 
 
-Effect = Send | Reconnect | Unheard | Answered | Refused | Welcomed | Delayed | Told | Ponged | Over
+Effect = (
+    Send
+    | Reconnect
+    | Move
+    | Unheard
+    | Answered
+    | Refused
+    | Welcomed
+    | Delayed
+    | Told
+    | Ponged
+    | Over
+)
 
 
 @dataclass
@@ -81,7 +99,7 @@ class Stats:
         refused: answered with an ERROR.
         lost_steps: never sent, because an earlier one was unanswered after its deadline.
         retries: repeats of a HELLO or of outstanding STEPs.
-        reconnects: new sockets after silence.
+        reconnects: new sockets after silence, or where the old one broke.
         sessions: sessions begun (1 unless a server forgot us).
         waits: EVENT wait received.
         unreadable: frames from the server that are no message.

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from ipaddress import ip_address
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import zmq
+
+from sim_clients import local_socket
+from sim_clients.protocol import LOCAL_SOCKET
+
+log = logging.getLogger(__name__)
 
 _QUEUE = 128  # frames; a connection has 2 requests at a time and a few repeats of them
 _SLICE_MS = 250
@@ -15,14 +23,27 @@ _MAX_FRAME = 256 * 1024 * 1024
 
 
 class Transport(Protocol):
-    """What a client needs of a wire. Frames may get lost; they never come in parts."""
+    """What a client needs of a wire. Frames may get lost; they never come in parts.
+
+    Attributes:
+        capabilities: what HELLO shall say that this wire can do.
+    """
+
+    capabilities: tuple[str, ...]
 
     def send(self, frame: bytes) -> None:
         """Sends, or drops the frame where the wire is jammed: the client will repeat it."""
 
     def receive(self, timeout_s: float | None) -> bytes | None:
         """The next frame; None where there is none within `timeout_s` seconds, or within a part of
-        them (None: wait for ever)."""
+        them (None: wait for ever).
+
+        Raises:
+            ConnectionError: it is known that nothing can come any more; `reconnect` mends it.
+        """
+
+    def move(self, path: str) -> None:
+        """Goes on over the server's local socket at `path`, or, where that cannot be, as before."""
 
     def reconnect(self) -> None:
         """Starts over with a new connection; frames under way are gone."""
@@ -32,11 +53,13 @@ class Transport(Protocol):
 
 
 class ZmqTransport:
-    """A DEALER to `address` ("tcp://host:port" or "ipc:///path"). Not thread-safe.
+    """A DEALER to `address` ("tcp://host:port" or "ipc:///path"); then, where the server is on
+    this machine and says so, its local socket. Not thread-safe.
 
     Args:
         context: an own ZeroMQ context; None: the process's shared one.
         max_message_bytes: larger frames from the server end the connection.
+        local: may it move to a local socket?
     """
 
     def __init__(
@@ -45,8 +68,13 @@ class ZmqTransport:
         *,
         context: zmq.Context[Any] | None = None,
         max_message_bytes: int = _MAX_FRAME,
+        local: bool = True,
     ):
         self.address = address
+        self.capabilities: tuple[str, ...] = ()
+        if local and local_socket.supported and is_loopback(address):
+            self.capabilities = (LOCAL_SOCKET,)
+        self._local: local_socket.LocalSocket | None = None
         self._context = context or zmq.Context.instance()
         self._max_message_bytes = max_message_bytes
         self._timeout_ms = -1
@@ -77,12 +105,17 @@ class ZmqTransport:
         self._timeout_ms = -1
 
     def send(self, frame: bytes) -> None:
+        if self._local is not None:
+            self._local.send(frame)
+            return
         try:
             (self._socket or self._live()).send(frame, zmq.NOBLOCK)
         except zmq.Again:
             return  # a full queue means that nobody reads; the repeat timer covers the frame
 
     def receive(self, timeout_s: float | None) -> bytes | None:
+        if self._local is not None:
+            return self._local.receive(timeout_s)
         socket = self._socket or self._live()
         # To block in `recv` costs 10 us less CPU than poll and `recv`, of 60 for the round trip;
         # whoever waits for long does so in slices of one length, so that it need not be set anew.
@@ -98,6 +131,14 @@ class ZmqTransport:
         except zmq.Again:
             return None
 
+    def move(self, path: str) -> None:
+        try:
+            self._local = local_socket.LocalSocket(path, self._max_message_bytes)
+        except OSError as error:
+            log.info("the server's local socket is out of reach (%s): ZeroMQ it is", error)
+        else:
+            self._drop_dealer(0)
+
     def reconnect(self) -> None:
         self._drop(0)
         self._open()
@@ -111,6 +152,23 @@ class ZmqTransport:
         return self._socket
 
     def _drop(self, linger_ms: int) -> None:
+        if self._local is not None:
+            self._local.close()
+            self._local = None
+        self._drop_dealer(linger_ms)
+
+    def _drop_dealer(self, linger_ms: int) -> None:
         if self._socket is not None:
             self._socket.close(linger_ms)
             self._socket = None
+
+
+def is_loopback(address: str) -> bool:
+    """Whether whoever answers there is on this machine."""
+    if address.startswith("ipc://"):
+        return True
+    host = urlsplit(address).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -12,7 +12,7 @@ import msgpack
 import numpy as np
 
 from policy_server.bench.workloads import ACTION, Workload
-from sim_clients.protocol import Bye, Flag, GroupSpec, Hello, MessageType, encode
+from sim_clients.protocol import LOCAL_SOCKET, Bye, Flag, GroupSpec, Hello, MessageType, encode
 from sim_clients.protocol.spaces import Box
 
 ACTIONS = int(MessageType.ACTIONS)
@@ -24,16 +24,21 @@ BYE = encode(Bye("done"))
 def hello(workload: Workload) -> bytes:
     """A new run's greeting."""
     group = GroupSpec("agent", workload.observation, ACTION, workload.lanes)
-    return encode(Hello(1, ("bench", "1"), os.urandom(16), None, None, (), None, (group,), {}))
+    can = (LOCAL_SOCKET,)
+    return encode(Hello(1, ("bench", "1"), os.urandom(16), None, None, can, None, (group,), {}))
 
 
 class StepFrames:
     """All STEPs of one simulator, in a ring as long as an episode.
 
     Episodes of the lanes end at different steps. Every simulator begins elsewhere in the ring.
+
+    Args:
+        lengths: each frame stands behind its length, as local sockets want it.
     """
 
-    def __init__(self, workload: Workload, simulator: int):
+    def __init__(self, workload: Workload, simulator: int, lengths: bool = False):
+        self._lengths = lengths
         rng = np.random.default_rng(simulator)
         lanes, steps = workload.lanes, workload.episode_steps
         self._offset = simulator * 61 % steps
@@ -52,10 +57,11 @@ class StepFrames:
 
     def frame(self, seq: int) -> bytes:
         """The STEP of this number, from 1."""
-        if seq == 1:
-            return HEAD + b"\0\0\0\1" + self._first
-        tail = self._tails[(seq + self._offset) % len(self._tails)]
-        return HEAD + seq.to_bytes(4, "big") + tail
+        tail = self._first if seq == 1 else self._tails[(seq + self._offset) % len(self._tails)]
+        head = HEAD
+        if self._lengths:
+            head = (len(HEAD) + 4 + len(tail)).to_bytes(4, "little") + HEAD
+        return head + seq.to_bytes(4, "big") + tail
 
 
 def observations(rng: np.random.Generator, space: Box, n: int) -> np.ndarray:

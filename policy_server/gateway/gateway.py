@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from concurrent.futures import Future
 from fnmatch import fnmatchcase
 from typing import Any
@@ -28,10 +28,10 @@ from policy_server.errors import PolicyServerError
 from policy_server.gateway.checks import RowError
 from policy_server.gateway.columns import Columns
 from policy_server.gateway.desk import PolicyDesk
-from policy_server.gateway.reader import FrameReader, Frames, Requests
+from policy_server.gateway.reader import FrameReader, Requests
 from policy_server.gateway.replies import Replies
 from policy_server.gateway.request import Request, environments, place
-from policy_server.gateway.session import Session, SessionTable, error_frame
+from policy_server.gateway.session import Frames, Peer, Session, SessionTable, error_frame
 from policy_server.gateway.waiting import WaitingRoom
 from policy_server.gateway.work import Work
 from policy_server.types import PolicySpaces
@@ -93,6 +93,17 @@ class Gateway:
         self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self.waiting = WaitingRoom()
         self._waiters: list[tuple[Callable[[], bool], Future[None]]] = []
+
+    # -- doors --------------------------------------------------------------------------------
+
+    def offer(self, local_path: str | None) -> None:
+        """Where simulators on this machine may come in as well; None: nowhere."""
+        self.sessions.local_path = local_path
+
+    @property
+    def peers(self) -> Container[Peer]:
+        """Connections that a session is bound to."""
+        return self.sessions.by_peer
 
     # -- desks --------------------------------------------------------------------------------
 
@@ -159,7 +170,7 @@ class Gateway:
             self._look_and_act(self._heard, checked, now, out)
         return out
 
-    def _other(self, peer: bytes, data: list[Any], now: float) -> bytes | None:
+    def _other(self, peer: Peer, data: list[Any], now: float) -> bytes | None:
         message = read(data)
         session = self.sessions.by_peer.get(peer)
         if session is not None:
@@ -191,7 +202,7 @@ class Gateway:
                 frame = encode(Event(EventKind.WAIT, session.seq, {}))
                 self._probes.append((session.peer, frame))
 
-    def unreachable(self, peer: bytes) -> None:
+    def unreachable(self, peer: Peer) -> None:
         """Nobody is at the other end any more. The session may come back on another connection,
         unless its simulator did so already as a new run."""
         session = self.sessions.by_peer.get(peer)

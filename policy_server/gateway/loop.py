@@ -1,6 +1,6 @@
 """The socket loop: the only place of the server that knows ZeroMQ. It moves bytes.
 
-One thread owns the ROUTER socket and runs the whole tick. Other threads may only `wake` it.
+One thread owns the sockets and runs the whole tick. Other threads may only `wake` it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from policy_server.address import check_address
 from policy_server.config import ServerConfig
 from policy_server.errors import AddressError
 from policy_server.gateway.gateway import Gateway
-from policy_server.gateway.reader import Frames
+from policy_server.gateway.local_sockets import LocalSockets
+from policy_server.gateway.session import Frames, Peer
 
 MAX_DRAIN = 1024  # messages per tick
 EXPIRE_EVERY_S = 1.0
@@ -69,6 +70,11 @@ class RouterLoop:
         self._poller = zmq.Poller()
         self._poller.register(socket, zmq.POLLIN)
         self._poller.register(self._reader, zmq.POLLIN)
+        self._local = None
+        if config.local_sockets:
+            self._local = LocalSockets.open(config.max_message_bytes, 2 * config.max_sessions)
+        if self._local is not None:
+            self._poller.register(self._local.fileno(), zmq.POLLIN)
         self.stray_frames = 0
         self.undeliverable = 0
         self._lively = False  # the last message had not been waited for for long
@@ -82,12 +88,13 @@ class RouterLoop:
         """Serves until `stop`."""
         clock = gateway.clock
         next_expiry = 0.0
+        gateway.offer(None if self._local is None else self._local.path)
         gc.collect()
         gc.freeze()
         while self._running:
             # 1. Whatever came is answered.
             events = self._wait(gateway.patience_s)
-            inbox = self._drain(events) if events else []
+            inbox = self._drain(events, clock()) if events else []
             now = clock()
             gone = self.send(gateway.answer(inbox, now))
             # 2. Then it is booked.
@@ -96,6 +103,8 @@ class RouterLoop:
                 gateway.unreachable(peer)
             if now >= next_expiry:
                 gateway.expire(now)
+                if self._local is not None:
+                    self._local.expire(now, gateway.peers)
                 next_expiry = now + EXPIRE_EVERY_S
 
     def _wait(self, patience_s: float) -> list[tuple[Any, int]]:
@@ -124,12 +133,20 @@ class RouterLoop:
         self._running = False
         self.wake()
 
-    def _drain(self, events: list[tuple[Any, int]]) -> Frames:
-        """Everything that waits, up to a bound. Two plain `recv` per message, no multipart."""
+    def _drain(self, events: list[tuple[Any, int]], now: float) -> Frames:
+        """Everything that waits, up to a bound."""
         inbox: Frames = []
         for source, _ in events:
             if source == self._reader:
                 os.read(self._reader, 4096)
+            elif source is self._socket:
+                self._receive(inbox)
+            elif self._local is not None:
+                self._local.drain(inbox, now)
+        return inbox
+
+    def _receive(self, inbox: Frames) -> None:
+        """What came over ZeroMQ. Two plain `recv` per message, no multipart."""
         recv, again = self._socket.recv, zmq.Again
         more, nowait, rcvmore = self._socket.getsockopt, int(zmq.NOBLOCK), zmq.RCVMORE
         try:
@@ -146,15 +163,22 @@ class RouterLoop:
                 inbox.append((peer, frame))
         except again:
             pass
-        return inbox
 
-    def send(self, frames: Frames) -> list[bytes]:
+    def send(self, frames: Frames) -> list[Peer]:
         """Replies and events. On the gateway's thread, or when the loop has ended. Returns the
         peers that are gone."""
-        gone: list[bytes] = []
+        gone: list[Peer] = []
         send, nowait = self._socket.send, int(zmq.NOBLOCK)
         more = int(zmq.SNDMORE) | nowait
         for peer, frame in frames:
+            if isinstance(peer, int):
+                assert self._local is not None, "a local peer without local sockets"
+                sent = self._local.send(peer, frame)
+                if not sent:
+                    self.undeliverable += 1
+                    if sent is None:
+                        gone.append(peer)
+                continue
             try:
                 send(peer, more)
                 send(frame, nowait)
@@ -169,6 +193,8 @@ class RouterLoop:
 
     def close(self) -> None:
         """Gives the address back; what was sent has half a second to leave."""
+        if self._local is not None:
+            self._local.close()
         self._socket.close()
         self._context.term()
         os.close(self._reader)

@@ -15,7 +15,7 @@ from typing import Any
 from policy_server.gateway.columns import Columns, Part, Report, join_columns
 from policy_server.gateway.desk import PolicyDesk
 from policy_server.gateway.request import Request, read_request
-from policy_server.gateway.session import WINDOW, Session, SessionTable, error_frame
+from policy_server.gateway.session import WINDOW, Frames, Peer, Session, SessionTable, error_frame
 from policy_server.gateway.template import StepTemplate
 from sim_clients.protocol import (
     ErrorCode,
@@ -31,8 +31,6 @@ from sim_clients.protocol.codec import U64
 log = logging.getLogger(__name__)
 
 STEP = int(MessageType.STEP)
-Frames = list[tuple[bytes, bytes]]
-"""(peer, frame) pairs."""
 Alike = dict[StepTemplate, list[Request]]
 
 
@@ -52,7 +50,7 @@ class FrameReader:
     def __init__(
         self,
         sessions: SessionTable,
-        other: Callable[[bytes, list[Any], float], bytes | None],
+        other: Callable[[Peer, list[Any], float], bytes | None],
     ):
         self.sessions = sessions
         self.deferred: Frames = []
@@ -97,7 +95,7 @@ class FrameReader:
 
     def _read_one(
         self,
-        peer: bytes,
+        peer: Peer,
         session: Session | None,
         frame: bytes,
         now: float,

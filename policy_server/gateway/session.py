@@ -13,7 +13,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import msgpack
@@ -24,6 +24,7 @@ from policy_server.gateway.columns import Part
 from policy_server.gateway.desk import PolicyDesk
 from policy_server.gateway.template import StepTemplate
 from sim_clients.protocol import (
+    LOCAL_SOCKET,
     PROTOCOL_VERSION,
     Error,
     ErrorCode,
@@ -39,6 +40,10 @@ from sim_clients.protocol.spaces import leaves
 
 if TYPE_CHECKING:
     from policy_server.gateway.request import Request
+
+Peer = bytes | int
+"""A connection: the routing id of one over ZeroMQ, the number of a local socket's."""
+Frames = list[tuple[Peer, bytes]]
 
 WINDOW = 2
 """STEPs of a session that may be unanswered at a time, and replies kept for retries."""
@@ -77,7 +82,7 @@ class Session:
 
     id: bytes
     hello: Hello
-    peer: bytes
+    peer: Peer
     groups: list[SessionGroup]
     template: StepTemplate
     lease_s: float
@@ -136,19 +141,24 @@ class Session:
         request.reply = reply
         self.unanswered -= 1
 
-    def welcome(self, epoch: int, resumed: bool, config: ServerConfig) -> Welcome:
+    def welcome(
+        self, epoch: int, resumed: bool, config: ServerConfig, local_path: str | None
+    ) -> Welcome:
+        limits: dict[str, Any] = {
+            "max_message_bytes": config.max_message_bytes,
+            "max_lanes": config.max_lanes,
+            "lease_s": self.lease_s,
+            "window": WINDOW,
+        }
+        if local_path is not None and LOCAL_SOCKET in self.hello.capabilities:
+            limits[LOCAL_SOCKET] = local_path
         return Welcome(
             PROTOCOL_VERSION,
             self.id,
             epoch,
             resumed,
             self.seq + 1,
-            {
-                "max_message_bytes": config.max_message_bytes,
-                "max_lanes": config.max_lanes,
-                "lease_s": self.lease_s,
-                "window": WINDOW,
-            },
+            limits,
             tuple((g.desk.name, g.desk.version) for g in self.groups),
             {},
         )
@@ -161,6 +171,9 @@ class SessionTable:
         config: limits and lease.
         desk_for: group spec -> the desk of its policy; raises ProtocolError.
         release: called with a session whose lanes are given up, and why.
+
+    Attributes:
+        local_path: where simulators on this machine may come in as well; None: nowhere.
     """
 
     def __init__(
@@ -171,7 +184,8 @@ class SessionTable:
     ):
         self.config = config
         self.epoch = secrets.randbelow(2**32 - 1) + 1
-        self.by_peer: dict[bytes, Session] = {}
+        self.local_path: str | None = None
+        self.by_peer: dict[Peer, Session] = {}
         self.by_id: dict[bytes, Session] = {}
         self._desk_for = desk_for
         self._release = release
@@ -180,7 +194,7 @@ class SessionTable:
 
     # -- coming ------------------------------------------------------------------------------
 
-    def hello(self, peer: bytes, hello: Hello, now: float) -> bytes:
+    def hello(self, peer: Peer, hello: Hello, now: float) -> bytes:
         """Opens, resumes or repeats. Returns the WELCOME frame.
 
         Raises:
@@ -198,7 +212,10 @@ class SessionTable:
         if current is not None:
             self.end(current, "a new run on the same connection")
         self._replace_silent(hello, now)
-        return encode(self._open(peer, hello, now).welcome(self.epoch, False, self.config))
+        return self._welcome(self._open(peer, hello, now), False)
+
+    def _welcome(self, session: Session, resumed: bool) -> bytes:
+        return encode(session.welcome(self.epoch, resumed, self.config, self.local_path))
 
     def _known(self, hello: Hello) -> Session | None:
         """The session that this run has already: the one it names, or one whose WELCOME it never
@@ -220,7 +237,7 @@ class SessionTable:
                 fatal=True,
             )
         session.last_heard = now
-        return encode(session.welcome(self.epoch, True, self.config))
+        return self._welcome(session, True)
 
     def _replace_silent(self, hello: Hello, now: float) -> None:
         """A new run of a known simulator wipes its lanes, if the old run is silent: nobody can
@@ -236,7 +253,7 @@ class SessionTable:
             else:
                 session.contested = True
 
-    def _open(self, peer: bytes, hello: Hello, now: float) -> Session:
+    def _open(self, peer: Peer, hello: Hello, now: float) -> Session:
         lanes = sum(group.lanes for group in hello.groups)
         if self.lanes + lanes > self.config.max_lanes:
             raise ProtocolError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from policy_server.gateway.desk import PolicyDesk
 from policy_server.gateway.request import Request, place
-from policy_server.gateway.session import Session
+from policy_server.gateway.session import Frames, Session
 from policy_server.gateway.work import Work, join_works, some_rows
 from sim_clients.protocol import Event, EventKind, encode
 
@@ -128,9 +128,9 @@ class WaitingRoom:
         """The session is gone, and its requests with it."""
         self.requests = [request for request in self.requests if request.session is not session]
 
-    def tell(self, now: float) -> list[tuple[bytes, bytes]]:
+    def tell(self, now: float) -> Frames:
         """WAIT events for those that have not been told for a while."""
-        told = []
+        told: Frames = []
         for request in self.requests:
             if now >= request.told:
                 request.told = now + WAIT_EVERY_S

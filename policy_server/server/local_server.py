@@ -9,6 +9,7 @@ from typing import Any
 from policy_server.callbacks import Callbacks
 from policy_server.checkpoints.checkpoint import Checkpoint
 from policy_server.errors import LearnerError
+from policy_server.gateway.session import Frames, Peer
 from policy_server.learners.learner import Learner
 from policy_server.learners.local import LocalLearner
 from policy_server.server.build import build_gateway
@@ -20,7 +21,9 @@ from policy_server.types import PolicyState
 class InProcess:
     """A client's transport without a wire: frames lie here until the next tick."""
 
-    def __init__(self, peer: bytes, outbox: list[tuple[bytes, bytes]]):
+    capabilities: tuple[str, ...] = ()
+
+    def __init__(self, peer: Peer, outbox: Frames):
         self.peer = peer
         self.replies: deque[bytes] = deque()
         self._outbox = outbox
@@ -30,6 +33,9 @@ class InProcess:
 
     def receive(self, timeout_s: float | None) -> bytes | None:
         return self.replies.popleft() if self.replies else None
+
+    def move(self, path: str) -> None:
+        """There is nowhere to move to."""
 
     def reconnect(self) -> None:
         self.replies.clear()
@@ -55,8 +61,8 @@ class LocalServer:
 
         self.address = "in process"
         self.ticks = 0
-        self._inbox: list[tuple[bytes, bytes]] = []
-        self._transports: dict[bytes, InProcess] = {}
+        self._inbox: Frames = []
+        self._transports: dict[Peer, InProcess] = {}
         observer = callbacks() if callbacks else None
         num = settings.simulators.num
         self._gateway = build_gateway(settings, make_learner, observer, checkpoint, num)

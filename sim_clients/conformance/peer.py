@@ -30,6 +30,7 @@ class PeerTransport:
         advance: called with the seconds a client would have waited, where nothing came.
     """
 
+    capabilities: tuple[str, ...] = ()
     _routes = itertools.count(1)
 
     def __init__(self, peer: Peer, advance: Any = None):
@@ -56,6 +57,9 @@ class PeerTransport:
             raise RuntimeError("expected an answer, got none, and would wait for ever.")
         self._advance(timeout_s)
         return None
+
+    def move(self, path: str) -> None:
+        """There is nowhere to move to."""
 
     def reconnect(self) -> None:
         self.reconnects += 1

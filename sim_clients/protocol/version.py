@@ -1,3 +1,6 @@
 """The version of the wire, apart from the version of the package."""
 
 PROTOCOL_VERSION = 1
+
+LOCAL_SOCKET = "local_socket"
+"""A capability in HELLO, and the key in WELCOME's limits where the path stands."""

@@ -72,6 +72,8 @@ class ScriptedServer:
 class Loopback:
     """A transport whose other end is a `ScriptedServer` in this thread."""
 
+    capabilities = ()
+
     def __init__(self, server: ScriptedServer):
         self._server, self._frames = server, []
 

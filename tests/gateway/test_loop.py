@@ -25,6 +25,7 @@ class Echo:
 
     clock = staticmethod(time.monotonic)
     patience_s = PATIENCE_S
+    peers = ()
 
     def __init__(self):
         self.ticks = 0
@@ -32,6 +33,9 @@ class Echo:
 
     def answer(self, inbox, now):
         return inbox
+
+    def offer(self, local_path):
+        self.local_path = local_path
 
     def finish(self, now):
         self.ticks += 1

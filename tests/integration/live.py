@@ -8,11 +8,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from policy_server.config import ServerConfig
 from policy_server.gateway.loop import RouterLoop
 from sim_clients.client import Client, Group
 from tests.gateway.conftest import World
@@ -25,8 +25,7 @@ class LiveWorld(World):
     def __init__(self, bind: str = "tcp://127.0.0.1:*", **sections: Any):
         super().__init__(**sections)
         self.gateway.clock = __import__("time").monotonic
-        limit = self.settings.server.max_message_bytes
-        self.loop = RouterLoop(ServerConfig(bind=bind, max_message_bytes=limit))
+        self.loop = RouterLoop(replace(self.settings.server, bind=bind))
         self.address = self.loop.address
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, daemon=True)
