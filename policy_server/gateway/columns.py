@@ -53,6 +53,11 @@ class Columns:
     executed: tuple[np.ndarray, list[np.ndarray]] | None = None
     metrics: list[tuple[int, dict[str, float]]] = field(default_factory=list)
 
+    @classmethod
+    def of_quiet(cls, slots: np.ndarray, rewards: np.ndarray, obs: np.ndarray) -> Columns:
+        """Of rows whose flags are all zero, with one leaf."""
+        return cls(slots, np.zeros(len(slots), np.uint8), rewards, [obs], None, True)
+
 
 class ColumnReader:
     """Joins reports into columns."""

@@ -32,6 +32,7 @@ from policy_server.gateway.reader import FrameReader, Requests
 from policy_server.gateway.replies import Replies
 from policy_server.gateway.request import Request, environments, place
 from policy_server.gateway.session import Frames, Peer, Session, SessionTable, error_frame
+from policy_server.gateway.template import StepTemplate
 from policy_server.gateway.waiting import WaitingRoom
 from policy_server.gateway.work import Work
 from policy_server.types import PolicySpaces
@@ -50,6 +51,9 @@ from sim_clients.protocol import (
 from sim_clients.protocol.codec import read
 
 log = logging.getLogger(__name__)
+
+FEW_ROWS = 64
+"""Of a tick. Where there are more, some episode ends in most of them."""
 
 
 class Gateway:
@@ -75,7 +79,7 @@ class Gateway:
         self.clock = clock
         self.desks: dict[str, PolicyDesk] = {}
         self.sessions = SessionTable(server, self._desk_for, self._release)
-        self.reader = FrameReader(self.sessions, self._other)
+        self.reader = FrameReader(self.sessions, self._other, self._go_on)
         self._replies = Replies(self.sessions.epoch)
         self.env_steps = 0
         self._first_step_at: float | None = None
@@ -169,6 +173,32 @@ class Gateway:
             checked = self._check(requests, out)
             self._look_and_act(self._heard, checked, now, out)
         return out
+
+    def _go_on(self, template: StepTemplate, requests: list[Request], out: Frames) -> bool:
+        """Reads, checks and answers where every lane of every STEP just goes on, as in nearly all
+        ticks: what `_check` and `_look_and_act` would do, in a third of the time. False: it is
+        not so simple, and nothing has happened."""
+        (desk,) = template.desks
+        rows = len(requests) * requests[0].parts[0][2].rows
+        if rows > FEW_ROWS or not (desk.simple and desk.served.sees_as_sent):
+            return False
+        if desk.starting or self._closed():
+            return False
+        slots = requests[0].session.slots[0]
+        if len(requests) > 1:
+            slots = np.concatenate([request.session.slots[0] for request in requests])
+        quiet = template.read_quiet([r.frame for r in requests], slots, desk.ledger, desk.store)
+        if quiet is None:
+            return False
+        rewards, obs = quiet
+        work = Work(slots, Columns.of_quiet(slots, rewards, obs), (obs,), None, None)
+        place(requests)
+        self._heard = requests
+        self.reader.messages["accepted"] += len(requests)
+        for request in requests:
+            request.session.accept(request)
+        self._act(requests, {desk: work}, out)
+        return True
 
     def _other(self, peer: Peer, data: list[Any], now: float) -> bytes | None:
         message = read(data)

@@ -40,6 +40,8 @@ class FrameReader:
     Args:
         sessions: who may speak.
         other: answers any message but a STEP: (peer, unpacked, now) -> reply or None.
+        shortcut: may take all STEPs of a tick, if they are alike, before they are read:
+            (template, requests, replies) -> whether it did.
 
     Attributes:
         deferred: frames that must wait for the next tick.
@@ -51,12 +53,14 @@ class FrameReader:
         self,
         sessions: SessionTable,
         other: Callable[[Peer, list[Any], float], bytes | None],
+        shortcut: Callable[[StepTemplate, list[Request], Frames], bool] = lambda *_: False,
     ):
         self.sessions = sessions
         self.deferred: Frames = []
         self.messages = {"received": 0, "accepted": 0, "duplicate": 0}
         self.rejected: dict[str, int] = {}
         self._other = other
+        self._shortcut = shortcut
         self._tick = 0
 
     def read(self, inbox: Frames, now: float, out: Frames) -> Requests:
@@ -88,6 +92,10 @@ class FrameReader:
             else:
                 self._read_one(peer, session, frame, now, loose, out)
         self.messages["received"] += len(inbox) - len(self.deferred)
+        if len(alike) == 1 and not loose:
+            ((template, mine),) = alike.items()
+            if template.simple and self._shortcut(template, mine, out):
+                return Requests({}, [])
         requests = Requests(alike, loose)
         for odd in requests.read():
             self._read_one(odd.session.peer, odd.session, odd.frame, now, loose, out)

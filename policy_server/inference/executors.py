@@ -26,7 +26,17 @@ from policy_server.types import Leaves
 
 
 class Executor(Protocol):
-    """Observations in, heads out."""
+    """Observations in, heads out.
+
+    Attributes:
+        few: does all of acting in one call where rows are few; None: there is no such way.
+    """
+
+    few: FewRows | None
+
+    def vector(self, obs: Leaves) -> np.ndarray:
+        """What `few` takes: float32 `[n, inputs]`."""
+        ...
 
     def __call__(self, obs: Leaves) -> np.ndarray:
         """Leaves `[n, ...]` -> head float32 `[n, H]`."""
@@ -65,11 +75,16 @@ def make_executor(network: PolicyNetwork, config: InferenceConfig) -> Executor:
 class TorchExecutor:
     """Runs the network itself."""
 
+    few: FewRows | None = None
+
     def __init__(self, network: PolicyNetwork, device: torch.device):
         self.network = network.to(device).eval()
         self.device = device
         self._log_std: np.ndarray | None = None
         self._read_log_std()
+
+    def vector(self, obs: Leaves) -> np.ndarray:
+        raise TypeError("there is no vector where there is no `few`")
 
     @torch.inference_mode()
     def __call__(self, obs: Leaves) -> np.ndarray:
@@ -119,14 +134,16 @@ class NumpyExecutor:
     def fits(plain: PlainPolicy) -> bool:
         return all(layer.activation in _ACTIVATIONS for layer in plain.layers)
 
-    def __call__(self, obs: Leaves) -> np.ndarray:
+    def vector(self, obs: Leaves) -> np.ndarray:
         if len(obs) == 1:
-            x = self._recipe[0].numpy(obs[0])
-        else:
-            parts = [part.numpy(leaf) for part, leaf in zip(self._recipe, obs, strict=True)]
-            x = np.concatenate(parts, axis=1)
-        if self._few is not None and len(x) <= FEW:
-            return self._few(x)
+            return self._recipe[0].numpy(obs[0])
+        parts = [part.numpy(leaf) for part, leaf in zip(self._recipe, obs, strict=True)]
+        return np.concatenate(parts, axis=1)
+
+    def __call__(self, obs: Leaves) -> np.ndarray:
+        x = self.vector(obs)
+        if self.few is not None and len(x) <= FEW:
+            return self.few(x)
         for weight, bias, activation, norm in self._layers:
             x = x @ weight
             x += bias
@@ -150,7 +167,7 @@ class NumpyExecutor:
         assert plain is not None
         self._recipe = plain.recipe
         self._layers = [_layer(layer) for layer in plain.layers]
-        self._few = FewRows(plain.layers) if FewRows.fits(plain.layers) else None
+        self.few = FewRows(plain.layers) if FewRows.fits(plain.layers) else None
         log_std = self.network.log_std
         self._log_std = None if log_std is None else log_std.detach().numpy().copy()
 

@@ -15,9 +15,18 @@ from typing import Any
 import numpy as np
 
 from policy_server.compiled import compiled, part
+from policy_server.inference.noise import draw_rows
+from policy_server.inference.sampling import (
+    NO_LOG_STD,
+    NO_MASK,
+    NOBODY,
+    Choice,
+    Sampler,
+    choose_rows,
+)
 from policy_server.networks.mlp import DenseLayer
 
-FEW = 8
+FEW = 16
 MOST_WEIGHTS = 1 << 16
 """Beyond these the time goes into the products, where BLAS is better, and copying the weights at
 every publication would take longer than it saves."""
@@ -51,6 +60,36 @@ class FewRows:
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """float32 `[n, inputs]`, writable -> `[n, outputs]`."""
         return _forward(x, self._numbers, self._sizes, self._activations)
+
+    def act(
+        self,
+        x: np.ndarray,
+        sampler: Sampler,
+        log_std: np.ndarray | None,
+        mask: np.ndarray | None,
+        slots: np.ndarray,
+        keys: np.ndarray,
+        draws: np.ndarray,
+        greedy: np.ndarray | None,
+    ) -> Choice:
+        """Draw, forward pass and choice, as `ServedPolicy.choose` has them, in one call."""
+        choice = sampler.blank(len(x))
+        _act(
+            x,
+            self._numbers,
+            self._sizes,
+            self._activations,
+            slots,
+            keys,
+            draws,
+            sampler.noise_width,
+            NO_LOG_STD if log_std is None else log_std,
+            NO_MASK if mask is None else mask,
+            NOBODY if greedy is None else greedy,
+            sampler.layout.nvec,
+            *choice,
+        )
+        return choice
 
 
 @part
@@ -89,10 +128,8 @@ def _tanh(values: Any) -> None:
         values[i] = np.float32(2.0) * p * q / (q * q + p * p)
 
 
-@compiled("f4[:,::1](f4[:,::1], f4[::1], i8[::1], i8[::1])")
-def _forward(
-    x: np.ndarray, numbers: np.ndarray, sizes: np.ndarray, activations: np.ndarray
-) -> np.ndarray:
+@part
+def _forward_rows(x: Any, numbers: Any, sizes: Any, activations: Any) -> Any:
     last = len(activations)
     head = np.empty((len(x), sizes[last]), np.float32)
     units = np.empty((2, sizes.max()), np.float32)
@@ -112,3 +149,36 @@ def _forward(
                 outputs[:] = np.maximum(outputs, np.float32(0.0))
             inputs = outputs
     return head
+
+
+@compiled("f4[:,::1](f4[:,::1], f4[::1], i8[::1], i8[::1])")
+def _forward(
+    x: np.ndarray, numbers: np.ndarray, sizes: np.ndarray, activations: np.ndarray
+) -> np.ndarray:
+    return _forward_rows(x, numbers, sizes, activations)
+
+
+@compiled(
+    "void(f4[:,::1], f4[::1], i8[::1], i8[::1], i8[::1], u8[::1], u8[::1], u8,"
+    " f4[::1], u1[:,::1], b1[::1], i8[::1], i8[:,::1], f4[:,::1], f4[::1])"
+)
+def _act(
+    x: np.ndarray,
+    numbers: np.ndarray,
+    sizes: np.ndarray,
+    activations: np.ndarray,
+    slots: np.ndarray,
+    keys: np.ndarray,
+    draws: np.ndarray,
+    width: int,
+    log_std: np.ndarray,
+    mask: np.ndarray,
+    greedy: np.ndarray,
+    nvec: np.ndarray,
+    categories: np.ndarray,
+    reals: np.ndarray,
+    logp: np.ndarray,
+) -> None:
+    uniform = draw_rows(slots, keys, draws, width)
+    head = _forward_rows(x, numbers, sizes, activations)
+    choose_rows(head, log_std, mask, uniform, greedy, nvec, categories, reals, logp)

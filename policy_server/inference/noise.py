@@ -47,6 +47,18 @@ def uniform(key: Any, counter: Any, width: Any, position: Any) -> Any:
     return ((x ^ (x >> _S31)) >> _S32) * _UNIT
 
 
+@part
+def draw_rows(slots: Any, keys: Any, draws: Any, width: Any) -> Any:
+    """`draw`, for compiled functions."""
+    numbers = np.empty((len(slots), np.int64(width)), np.float64)
+    for row in range(len(slots)):
+        slot = slots[row]
+        for position in range(width):
+            numbers[row, position] = uniform(keys[slot], draws[slot], width, np.uint64(position))
+        draws[slot] += _ONE
+    return numbers
+
+
 @compiled("f8[:,::1](i8[::1], u8[::1], u8[::1], u8)")
 def draw(slots: np.ndarray, keys: np.ndarray, draws: np.ndarray, width: int) -> np.ndarray:
     """`width` numbers for each of the lanes `slots`, each in [0, 1 - 2**-32]; they have drawn
@@ -55,13 +67,7 @@ def draw(slots: np.ndarray, keys: np.ndarray, draws: np.ndarray, width: int) -> 
     Shapes: `slots` int64[n]; `keys` and `draws` (how many actions the lane had, counted up here)
     uint64 by slot -> float64 `[n, width]`.
     """
-    numbers = np.empty((len(slots), np.int64(width)), np.float64)
-    for row in range(len(slots)):
-        slot = slots[row]
-        for position in range(width):
-            numbers[row, position] = uniform(keys[slot], draws[slot], width, np.uint64(position))
-        draws[slot] += _ONE
-    return numbers
+    return draw_rows(slots, keys, draws, width)
 
 
 @part

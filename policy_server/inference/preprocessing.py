@@ -177,7 +177,12 @@ class LeafPreprocessor:
 
 
 class Preprocessor:
-    """All leaves of one policy's observations."""
+    """All leaves of one policy's observations.
+
+    Attributes:
+        space: what the policy's network sees.
+        nothing: they go through as they are.
+    """
 
     def __init__(self, space: Space, config: PreprocessingConfig):
         self._leaves = [LeafPreprocessor(path, leaf, config) for path, leaf in leaves(space)]
@@ -185,8 +190,7 @@ class Preprocessor:
             part.space(leaf) for part, (_, leaf) in zip(self._leaves, leaves(space), strict=True)
         )
         self.space = _rebuild(space, columns)
-        """What the policy's network sees."""
-        self._nothing = all(part.nothing for part in self._leaves)
+        self.nothing = all(part.nothing for part in self._leaves)
 
     @property
     def columns(self) -> tuple[tuple[tuple[int, ...], np.dtype], ...]:
@@ -201,7 +205,7 @@ class Preprocessor:
     def __call__(
         self, columns: list[np.ndarray], lanes: np.ndarray, first: np.ndarray, learn: bool
     ) -> Leaves:
-        if self._nothing:
+        if self.nothing:
             return tuple(columns)
         return tuple(
             part(column, lanes, first, learn)

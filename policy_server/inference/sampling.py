@@ -10,19 +10,19 @@ the reals, and their log deviations unless these are free parameters.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from policy_server.compiled import compiled
+from policy_server.compiled import compiled, part
 from policy_server.inference.noise import normal
 from policy_server.types import ActionLayout
 
 FORBIDDEN = np.float32(-np.inf)
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
-_NO_LOG_STD = np.empty(0, np.float32)
-_NO_MASK = np.empty((0, 0), np.uint8)
-_NOBODY = np.empty(0, np.bool_)
+NO_LOG_STD = np.empty(0, np.float32)
+NO_MASK = np.empty((0, 0), np.uint8)
+NOBODY = np.empty(0, np.bool_)
 
 
 class Choice(NamedTuple):
@@ -34,19 +34,17 @@ class Choice(NamedTuple):
     logp: np.ndarray
 
 
-@compiled(
-    "void(f4[:,::1], f4[::1], u1[:,::1], f8[:,::1], b1[::1], i8[::1], i8[:,::1], f4[:,::1], f4[::1])"
-)
-def _choose(
-    head: np.ndarray,
-    log_std: np.ndarray,
-    mask: np.ndarray,
-    uniform: np.ndarray,
-    greedy: np.ndarray,
-    nvec: np.ndarray,
-    categories: np.ndarray,
-    reals: np.ndarray,
-    logp: np.ndarray,
+@part
+def choose_rows(
+    head: Any,
+    log_std: Any,
+    mask: Any,
+    uniform: Any,
+    greedy: Any,
+    nvec: Any,
+    categories: Any,
+    reals: Any,
+    logp: Any,
 ) -> None:
     """`Sampler.choose`, row by row; the last three are written. Nobody is greedy, nothing is
     masked, or the log deviations are in the head, where `greedy`, `mask` or `log_std` is empty."""
@@ -96,6 +94,23 @@ def _choose(
         logp[row] = sum_logp
 
 
+@compiled(
+    "void(f4[:,::1], f4[::1], u1[:,::1], f8[:,::1], b1[::1], i8[::1], i8[:,::1], f4[:,::1], f4[::1])"
+)
+def _choose(
+    head: np.ndarray,
+    log_std: np.ndarray,
+    mask: np.ndarray,
+    uniform: np.ndarray,
+    greedy: np.ndarray,
+    nvec: np.ndarray,
+    categories: np.ndarray,
+    reals: np.ndarray,
+    logp: np.ndarray,
+) -> None:
+    choose_rows(head, log_std, mask, uniform, greedy, nvec, categories, reals, logp)
+
+
 class Sampler:
     """Draws from the distribution that a head describes."""
 
@@ -104,6 +119,7 @@ class Sampler:
         ends = np.cumsum(layout.nvec).tolist()
         self._segments = [(end - n, end) for end, n in zip(ends, layout.nvec.tolist(), strict=True)]
         self._logits = layout.mask_width
+        self._categories, self._reals = layout.categories, layout.reals
         self.noise_width = layout.categories + 2 * layout.reals
         """Uniforms needed per action."""
 
@@ -138,22 +154,25 @@ class Sampler:
         Shapes: head float32 `[n, H]`, log_std `[D]` or None, mask uint8 `[n, W]` or None,
         uniform float64 `[n, noise_width]`, greedy bool `[n]` or None (nobody).
         """
-        n, layout = len(head), self.layout
-        choice = Choice(
-            np.empty((n, layout.categories), np.int64),
-            np.empty((n, layout.reals), np.float32),
-            np.empty(n, np.float32),
-        )
+        choice = self.blank(len(head))
         _choose(
             head,
-            _NO_LOG_STD if log_std is None else log_std,
-            _NO_MASK if mask is None else mask,
+            NO_LOG_STD if log_std is None else log_std,
+            NO_MASK if mask is None else mask,
             uniform,
-            _NOBODY if greedy is None else greedy,
-            layout.nvec,
+            NOBODY if greedy is None else greedy,
+            self.layout.nvec,
             *choice,
         )
         return choice
+
+    def blank(self, n: int) -> Choice:
+        """For compiled code to write to: arrays that it makes itself cost three times as much."""
+        return Choice(
+            np.empty((n, self._categories), np.int64),
+            np.empty((n, self._reals), np.float32),
+            np.empty(n, np.float32),
+        )
 
     def log_prob(
         self,

@@ -10,6 +10,7 @@ import torch
 
 from policy_server.config import InferenceConfig, ModelConfig, PreprocessingConfig
 from policy_server.inference.executors import make_executor
+from policy_server.inference.few_rows import FEW
 from policy_server.inference.noise import draw, lane_keys
 from policy_server.inference.preprocessing import Preprocessor
 from policy_server.inference.sampling import Choice, RealScale, Sampler
@@ -24,6 +25,7 @@ class ServedPolicy:
     Attributes:
         learner_spaces: what the network sees and does, behind the preprocessing.
         columns: (shape, dtype) of each observation leaf as it is stored.
+        sees_as_sent: observations go through the preprocessing as they are.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class ServedPolicy:
         self.scale = RealScale(self.layout)
         self._preprocessor = Preprocessor(spaces.observation, preprocessing)
         self.columns = self._preprocessor.columns
+        self.sees_as_sent = self._preprocessor.nothing
         self.learner_spaces = PolicySpaces(self._preprocessor.space, spaces.action, spaces.mask)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -85,10 +88,13 @@ class ServedPolicy:
         Shapes: `obs` and `mask` by row, `slots` int64[n]; `keys` and `draws` uint64 by slot;
         `greedy` bool[n] or None (nobody).
         """
-        uniform = draw(slots, keys, draws, self._sampler.noise_width)
-        return self._sampler.choose(
-            self._executor(obs), self._executor.log_std, mask, uniform, greedy
-        )
+        executor, sampler = self._executor, self._sampler
+        log_std = executor.log_std
+        if executor.few is not None and len(slots) <= FEW:
+            x = executor.vector(obs)
+            return executor.few.act(x, sampler, log_std, mask, slots, keys, draws, greedy)
+        uniform = draw(slots, keys, draws, sampler.noise_width)
+        return sampler.choose(executor(obs), log_std, mask, uniform, greedy)
 
     def log_prob(
         self, obs: Leaves, mask: np.ndarray | None, categories: np.ndarray, reals: np.ndarray

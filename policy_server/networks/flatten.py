@@ -75,7 +75,7 @@ class VectorPart(nn.Module):
         """`[n, *shape]` -> float32 `[n, width]`, without torch."""
         flat = column.reshape(len(column), self._size)
         if self.offsets is None:
-            flat = flat.astype(np.float32)
+            flat = flat.astype(np.float32, copy=False)
             return flat if self.scale == 1.0 else flat * np.float32(self.scale)
         hot = np.zeros((len(flat), self.width), np.float32)
         np.put_along_axis(hot, flat.astype(np.int64) + self.offsets, np.float32(1.0), axis=1)

@@ -88,6 +88,57 @@ def complete_steps(
     return full
 
 
+@compiled(
+    "b1(i8[::1], f4[::1], i8[:,::1], f4[:,::1], f4[::1], i8, i8[::1], i8[::1], i8[::1], b1[::1],"
+    " f4[::1], b1[::1], b1[::1], i8[:,::1], f4[:,::1], f4[::1], i8[::1], i8[::1], i8, i8[::1])"
+)
+def go_on(
+    lanes: np.ndarray,
+    rewards: np.ndarray,
+    categories: np.ndarray,
+    reals: np.ndarray,
+    logp: np.ndarray,
+    version: int,
+    episodes: np.ndarray,
+    base: np.ndarray,
+    t: np.ndarray,
+    pending: np.ndarray,
+    to_rewards: np.ndarray,
+    to_terminated: np.ndarray,
+    to_truncated: np.ndarray,
+    to_categories: np.ndarray,
+    to_reals: np.ndarray,
+    to_logp: np.ndarray,
+    to_versions: np.ndarray,
+    to_episodes: np.ndarray,
+    length: int,
+    rows: np.ndarray,
+) -> bool:
+    """`complete_steps` without endings and `begin_steps` in one. False, and nothing has happened,
+    if a lane has no block, no pending step, or none left in its block after this one."""
+    for i in range(len(lanes)):
+        lane = lanes[i]
+        if base[lane] == NONE or not pending[lane] or t[lane] + 1 >= length:
+            return False
+    for i in range(len(lanes)):
+        lane = lanes[i]
+        row = base[lane] + t[lane]
+        to_rewards[row] = rewards[i]
+        to_terminated[row] = False
+        to_truncated[row] = False
+        t[lane] += 1
+        row += 1
+        rows[i] = row
+        for k in range(categories.shape[1]):
+            to_categories[row, k] = categories[i, k]
+        for k in range(reals.shape[1]):
+            to_reals[row, k] = reals[i, k]
+        to_logp[row] = logp[i]
+        to_versions[row] = version
+        to_episodes[row] = episodes[lane]
+    return True
+
+
 @compiled("i8(i8[::1], i8[::1], i8[::1], b1[::1], i8)")
 def count_wanting(
     lanes: np.ndarray, base: np.ndarray, t: np.ndarray, pending: np.ndarray, length: int

@@ -21,6 +21,7 @@ from policy_server.rollouts.rows import (
     begin_steps,
     complete_steps,
     count_wanting,
+    go_on,
 )
 from policy_server.types import Batch, Leaves
 
@@ -168,6 +169,30 @@ class UnrollStore:
             column[rows] = leaf
         if masks is not None:
             self.masks[rows] = masks
+
+    def go_on(
+        self,
+        lanes: np.ndarray,
+        rewards: np.ndarray,
+        obs: Leaves,
+        categories: np.ndarray,
+        reals: np.ndarray,
+        logp: np.ndarray,
+        version: int,
+        episodes: np.ndarray,
+    ) -> bool:
+        """`complete` without any ending and `begin` without masks, in one: what nearly every tick
+        consists of. False: it is not so simple, and nothing has happened."""
+        rows = np.empty(len(lanes), np.int64)
+        if not go_on(
+            lanes, rewards, categories, reals, logp, version, episodes, self.base, self.t,
+            self.pending, self.rewards, self.terminated, self.truncated, self.categories,
+            self.reals, self.logp, self.versions, self.episodes, self.length, rows,
+        ):  # fmt: skip
+            return False
+        for column, leaf in zip(self.obs, obs, strict=True):
+            column[rows] = leaf
+        return True
 
     def _give_blocks(self, lanes: np.ndarray) -> None:
         if len(self._free) < len(lanes):
