@@ -28,7 +28,7 @@ from sim_clients.protocol import (
 )
 from sim_clients.protocol.spaces import leaves, unflatten
 
-OBSERVATION = Box(-1e9, 1e9, (4,), "float64")
+OBSERVATION = Box(-1e9, 1e9, (4,), "float32")
 ACTION = Tuple([Discrete(5), Box(-np.inf, np.inf, (2,), "float32")])
 
 
@@ -205,14 +205,14 @@ class LedgerSimulator:
         extras: dict[str, Any] | None = None
         if finals:
             numbers = np.array([row for row, _ in finals], "<u4").tobytes()
-            columns = [np.array([final for _, final in finals], "<f8").tobytes()]
+            columns = [np.array([final for _, final in finals], OBSERVATION.dtype).tobytes()]
             extras = {"final_obs": [numbers, columns]}
         whole = rows == list(range(len(self.lanes)))
         group = StepGroup(
             None if whole else np.array(rows, "<u4").tobytes(),
             bytes(flags),
             np.array(rewards, "<f4").tobytes(),
-            [np.array(obs, "<f8").tobytes()],
+            [np.array(obs, OBSERVATION.dtype).tobytes()],
             extras,
         )
         self.seq += 1
