@@ -105,7 +105,7 @@ def _measure(
         books = _await(server, _rests)
     pin(server.child.pid, ours)
     pin(_policy(books)["learner_pid"], learners)
-    return measure(server, workload, generator.raw, plan, ours)
+    return measure(server, workload, generator.local, plan, ours)
 
 
 def serve(pipe: Connection, bind: str, workload: Workload) -> None:

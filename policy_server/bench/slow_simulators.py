@@ -17,7 +17,7 @@ import numpy as np
 from policy_server.bench import serving
 from policy_server.bench.child import serving as started
 from policy_server.bench.figure import Figure, Result, Tell, at_least, by_turns, compare
-from policy_server.bench.generator import Simulator, connection, farewell
+from policy_server.bench.generator import LocalSimulator, connection, farewell
 from policy_server.bench.plan import Plan
 from policy_server.bench.trial import Load, Trial, Window, measure
 from policy_server.bench.workloads import Workload
@@ -64,7 +64,8 @@ def sleeping(pipe: Connection, address: str, workload: Workload, numbers: range)
     """Simulators, each a thread. A process of its own; `pipe` leads to `trial`."""
     with connection() as context:
         simulators = [
-            Simulator(context, address, workload, number) if address else None for number in numbers
+            LocalSimulator(context, address, workload, number) if address else None
+            for number in numbers
         ]
         pipe.send("ready")
         window: Window = pipe.recv()
@@ -84,7 +85,9 @@ def sleeping(pipe: Connection, address: str, workload: Workload, numbers: range)
     pipe.send(Load(sum(map(len, steps)), np.array(within), cpu))
 
 
-def _step(simulator: Simulator | None, window: Window, phase: float, steps: list[float]) -> None:
+def _step(
+    simulator: LocalSimulator | None, window: Window, phase: float, steps: list[float]
+) -> None:
     """Until the window ends. Seconds of each step go to `steps`; those outside the window, which
     only count as answered, as 0."""
     sleep, now = time.sleep, time.perf_counter

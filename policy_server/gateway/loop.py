@@ -118,6 +118,7 @@ class RouterLoop:
         if self._lively and patience_s:
             until = perf_counter() + LIVELY_S
             while not (events := poll(0)):
+                os.sched_yield()
                 if perf_counter() > until:
                     self._lively = False
                     break

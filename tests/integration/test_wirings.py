@@ -18,7 +18,7 @@ from tests.gateway.wire import Peer
 from tests.integration.live import live
 from tests.integration.same_bits import config, equal, tensors
 
-TRANSPORTS = ["tcp", "ipc"]
+TRANSPORTS = ["tcp", "ipc", "local"]  # the last: the local socket, to which clients move
 EXECUTORS = ["numpy", "torch"]
 
 
@@ -37,7 +37,7 @@ def ray():
 @pytest.fixture
 def bind(transport):
     """An address of that kind. Paths of sockets must be short, unlike those of `tmp_path`."""
-    if transport == "tcp":
+    if transport != "ipc":
         yield "tcp://127.0.0.1:*"
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -58,12 +58,16 @@ def train(algorithm):
     [
         ("numpy", "tcp", FEW // 2),  # in one compiled call
         ("numpy", "ipc", FEW + 4),  # through BLAS
+        ("numpy", "local", FEW // 2),
         ("torch", "tcp", FEW + 4),
         ("torch", "ipc", FEW // 2),
     ],
 )
-def test_sockets_and_ray_give_the_same_bits_as_one_process(tmp_path, ray, bind, executor, lanes):
-    settings = config(lanes, bind=bind).inference(device="cpu", executor=executor)
+def test_sockets_and_ray_give_the_same_bits_as_one_process(
+    tmp_path, ray, bind, executor, transport, lanes
+):
+    door = {"bind": bind, "local_sockets": transport == "local"}
+    settings = config(lanes, **door).inference(device="cpu", executor=executor)
     with settings.build(in_process=True) as local:
         mine = train(local)
         expected = tensors(local, tmp_path, "local")
@@ -83,7 +87,8 @@ ASYNC = {"collection": {"mode": "async"}}
 
 def sight(simulator: int) -> np.ndarray:
     """What it sees, step by step: [STEPS, LANES, 4]."""
-    return np.random.default_rng(simulator).normal(size=(STEPS, LANES, 4))
+    seen = np.random.default_rng(simulator).normal(size=(STEPS, LANES, 4))
+    return seen.astype(OBSERVATION.dtype)
 
 
 def told_alone(simulators, executor):
@@ -129,7 +134,7 @@ def told_together(simulators, executor):
     return [columns(told[name]) for name in names]
 
 
-def told_over(simulators, executor, bind):
+def told_over(simulators, executor, bind, local):
     """The same over sockets; who shares a tick with whom is chance."""
     told = [None] * simulators
 
@@ -142,7 +147,8 @@ def told_over(simulators, executor, bind):
                 said[-1] = [np.array(part) for part in said[-1]]
         told[number] = tuple(np.stack(part) for part in zip(*said, strict=True))
 
-    with live(bind=bind, **ASYNC, inference={"executor": executor, "device": "cpu"}) as world:
+    sections = {"inference": {"executor": executor, "device": "cpu"}, **ASYNC}
+    with live(bind=bind, server={"seed": 1, "local_sockets": local}, **sections) as world:
         threads = [
             threading.Thread(target=play, args=(number, world.address))
             for number in range(simulators)
@@ -175,7 +181,7 @@ def test_company_changes_nothing(executor, simulators):
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_sockets_tell_what_is_told_without_them(bind, executor):
+def test_sockets_tell_what_is_told_without_them(bind, executor, transport):
     simulators = FEW // LANES
-    told = told_over(simulators, executor, bind)
+    told = told_over(simulators, executor, bind, transport == "local")
     compare(told, told_alone(simulators, executor), executor == "numpy")

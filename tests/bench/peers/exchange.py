@@ -23,7 +23,9 @@ from tests.bench.peers import ours
 from tests.bench.peers.program import OWN, Program
 from tests.bench.peers.records import load, save, spread, stamp
 
-BARE, CLIENT = "ours, bare sockets", "ours, Python client"
+BARE, LOCAL = "ours, bare ZeroMQ sockets", "ours, bare local sockets"
+CLIENT = "ours, Python client"
+OVER = {BARE: "bare_over_it", LOCAL: "local_over_it", CLIENT: "client_over_it"}
 SETTLE_S = 0.05
 
 
@@ -128,7 +130,7 @@ def peers(simulators: int) -> dict[str, Peer]:
     sides = {
         "epoll echo, unix socket": Peer(
             OWN,
-            BARE,
+            LOCAL,
             ("unix_server.py", answer),
             ("unix_client.py", request, simulators, processes),
         ),
@@ -177,7 +179,8 @@ def run(
         tell(f"{simulators} simulators: starting {', '.join(chosen)}")
         sides = stack.enter_context(standing(chosen))
         own = stack.enter_context(ours.standing(simulators))
-        first = {BARE: Own(own["bare"]), CLIENT: Own(own["client"]), ECHO: Own(own["echo"])}
+        keys = {BARE: "bare", LOCAL: "local", CLIENT: "client", ECHO: "echo"}
+        first = {name: Own(own[key]) for name, key in keys.items()}
         windows: dict[str, list[Window]] = {name: [] for name in (*first, *sides)}
         for repeat in range(repeats):
             for name, side in {**first, **sides}.items():
@@ -200,7 +203,7 @@ def rows(
         }
         if name in beside:
             entry["beside"] = beside[name]
-            for other, key in ((BARE, "bare_over_it"), (CLIENT, "client_over_it")):
+            for other, key in OVER.items():
                 pairs = zip(windows[other], mine, strict=True)
                 entry[key] = spread([a.actions_per_s / b.actions_per_s for a, b in pairs])
         sides[name] = entry

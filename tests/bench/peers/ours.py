@@ -35,7 +35,8 @@ def frame_bytes() -> tuple[int, int]:
 
 @contextmanager
 def standing(simulators: int) -> Iterator[dict[str, Measure]]:
-    """The gateway with bare sockets, the same with the Python client, and the ZeroMQ echo."""
+    """The gateway with bare sockets of both kinds, the same with the Python client, which takes a
+    local socket, and the ZeroMQ echo."""
     packed = workload(simulators, min(PACKED, simulators))
     spread = workload(simulators, simulators)
     with (
@@ -44,6 +45,7 @@ def standing(simulators: int) -> Iterator[dict[str, Measure]]:
     ):
         yield {
             "bare": partial(_measure, gateway, packed, generator.raw),
+            "local": partial(_measure, gateway, packed, generator.local),
             "client": partial(_measure, gateway, spread, generator.client),
             "echo": partial(_measure, limit, packed, generator.raw),
         }

@@ -30,7 +30,7 @@ def exchange_table(kept: dict[str, Any]) -> Rows:
     """Headings and cells; every side with every number of simulators."""
     headings = (
         "simulators", "side", "actions/s", "p50 µs", "p99 µs", "compared with",
-        "Python client / it", "bare sockets / it",
+        "Python client / it", "bare local / it", "bare ZeroMQ / it",
     )  # fmt: skip
     lines = []
     for record in sorted(kept.values(), key=lambda record: record["simulators"]):
@@ -45,6 +45,7 @@ def exchange_table(kept: dict[str, Any]) -> Rows:
                     _amount(side["p99_us"]),
                     side["beside"].removeprefix("ours, ") if peer else "",
                     _ratio(side["client_over_it"]) if peer else "",
+                    _ratio(side["local_over_it"]) if peer else "",
                     _ratio(side["bare_over_it"]) if peer else "",
                 ]
             )
@@ -58,7 +59,8 @@ def exchange_words(kept: dict[str, Any]) -> list[str]:
         ratios = kept[simulators]["sides"][RLLIB]
         lines.append(
             f"- {RLLIB}, simulators: {simulators}. To reach: {bound} times its actions per second; "
-            f"the Python client has {_ratio(ratios['client_over_it'])}, bare sockets "
+            f"the Python client has {_ratio(ratios['client_over_it'])}, bare local sockets "
+            f"{_ratio(ratios['local_over_it'])}, bare ZeroMQ sockets "
             f"{_ratio(ratios['bare_over_it'])}."
         )
     return lines

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.bench.peers import exchange, learning, records, report
-from tests.bench.peers.exchange import BARE, CLIENT, ECHO, Peer, Window
+from tests.bench.peers.exchange import BARE, CLIENT, ECHO, LOCAL, Peer, Window
 from tests.bench.peers.learning import OURS, RLLIB, SB3
 from tests.bench.peers.program import OWN, Program, missing
 from tests.bench.peers.programs.criterion import BAR, WINDOW_EPISODES, Criterion
@@ -26,31 +26,36 @@ def test_a_window_in_which_nothing_happened_is_no_measurement():
 def test_ratios_are_taken_within_a_repeat():
     windows = {
         BARE: [Window(100.0, 1, 1), Window(300.0, 1, 1), Window(200.0, 1, 1)],
+        LOCAL: [Window(200.0, 1, 1), Window(400.0, 1, 1), Window(100.0, 1, 1)],
         CLIENT: [Window(50.0, 1, 1), Window(100.0, 1, 1), Window(80.0, 1, 1)],
         "slow": [Window(10.0, 1, 1), Window(5.0, 1, 1), Window(4.0, 1, 1)],
     }
     sides = exchange.rows(16, windows, {"slow": CLIENT})["sides"]
     assert sides["slow"]["bare_over_it"] == [50.0, 10.0, 60.0]
+    assert sides["slow"]["local_over_it"] == [25.0, 20.0, 80.0]
     assert sides["slow"]["client_over_it"] == [20.0, 5.0, 20.0]
     assert sides["slow"]["actions_per_s"] == [5.0, 4.0, 10.0]
     assert "client_over_it" not in sides[BARE]
     _, lines = report.exchange_table({"16": exchange.rows(16, windows, {"slow": CLIENT})})
     assert lines[-1] == [
         "16", "slow", "5 (4-10)", "1 (1-1)", "1 (1-1)", "Python client", "20 (5.0-20)",
-        "50 (10-60)",
+        "25 (20-80)", "50 (10-60)",
     ]  # fmt: skip
 
 
 def test_the_page_says_what_was_to_be_reached():
     windows = {
         BARE: [Window(300.0, 1, 1)],
+        LOCAL: [Window(400.0, 1, 1)],
         CLIENT: [Window(200.0, 1, 1)],
         exchange.RLLIB: [Window(10.0, 1, 1)],
     }
     kept = {str(n): exchange.rows(n, windows, {exchange.RLLIB: CLIENT}) for n in (1, 16)}
     _, many = report.exchange_words(kept)
     assert "16. To reach: 100 times" in many
-    assert many.endswith("client has 20 (20-20), bare sockets 30 (30-30).")
+    assert many.endswith(
+        "client has 20 (20-20), bare local sockets 40 (40-40), bare ZeroMQ sockets 30 (30-30)."
+    )
 
 
 def run_of(training_s: float, reached: bool = True) -> dict[str, float | bool]:
@@ -128,7 +133,7 @@ def test_every_peer_answers(simulators):
     if absent:
         pytest.skip(f"{', '.join(absent)}: not made; run `make peers`")
     record = exchange.run(simulators, 1, 0.5, 0.2, chosen)
-    assert set(record["sides"]) == {BARE, CLIENT, ECHO, *chosen}
+    assert set(record["sides"]) == {BARE, LOCAL, CLIENT, ECHO, *chosen}
     for side in record["sides"].values():
         assert side["actions_per_s"][0] > 0
         assert 0 < side["p50_us"][0] <= side["p99_us"][0]
