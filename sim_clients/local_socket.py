@@ -16,7 +16,7 @@ HEAD_BYTES = 4
 """Before each frame: its length, little-endian."""
 LIVELY_S = 50e-6
 """A server that answered within this time is waited for awake: to fall asleep and be woken costs
-more. A round trip of a bare frame takes 7 us then instead of 20."""
+more. A single simulator had its actions in 75 to 90 us instead of 107 to 121."""
 _BUFFER_BYTES = 1 << 16
 _KERNEL_BYTES = 1 << 22
 

@@ -176,7 +176,7 @@ class Gateway:
 
     def _go_on(self, template: StepTemplate, requests: list[Request], out: Frames) -> bool:
         """Reads, checks and answers where every lane of every STEP just goes on, as in nearly all
-        ticks: what `_check` and `_look_and_act` would do, in a third of the time. False: it is
+        ticks: what `_check` and `_look_and_act` would do, in two thirds of the time. False: it is
         not so simple, and nothing has happened."""
         (desk,) = template.desks
         rows = len(requests) * requests[0].parts[0][2].rows

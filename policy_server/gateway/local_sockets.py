@@ -1,7 +1,7 @@
 """The second way in: stream sockets for simulators on the same machine.
 
 The same messages as over ZeroMQ, each behind its length in four bytes, without ZeroMQ's I/O
-threads on the way: a bare echo over them answers 16 simulators four times as often
+threads on the way: a bare echo over them answers 16 simulators three times as often
 (`policy-server bench --workloads W1`). Simulators hear of the place in WELCOME and come over by
 saying HELLO again (docs/PROTOCOL.md, section 16). The place is a directory that only this user
 can enter.
