@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
+import itertools
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,58 +79,56 @@ def test_a_socket_that_cannot_be_reached_changes_nothing(tmp_path):
         player.client.close()
 
 
-# Fails about once in fifteen runs, for a reason not found yet: to be settled before it is relied on.
-@pytest.mark.slow
-def test_connections_that_break_lose_and_double_nothing():
+def test_connections_that_break_lose_and_double_nothing(tmp_path):
     with live(**ASYNC) as world:
         first = Player(0, world.address, None)
         first.client.connect(20)
         auditor = first.auditor = world.auditors["default_policy"]
         world.on_loop(lambda: world.gateway.train(None))
         players = [first, Player(1, world.address, auditor)]
-        errors, breaks = [], 0
-        rng = random.Random(1)
+        sockets = world.loop._local
+        errors, breaks, numbers = [], 0, itertools.count()
 
         def play(player):
             try:
-                player.play(1500)
+                while breaks < 40:
+                    player.play(25)
             except BaseException as error:
                 errors.append(error)
 
         def cut():
-            """Ends one connection, as a fault of the kernel's or a full table would."""
-            sockets = world.loop._local
-            for connection in list(sockets._by_fd.values()):
-                if rng.random() < 0.5:
-                    sockets._drop(connection)
-                    return 1
-            return 0
+            """Ends all connections, as a fault of the kernel's or a full table would.
 
-        threads = [threading.Thread(target=play, args=(player,)) for player in players]
+            Who comes back over ZeroMQ is offered a path it has not tried, or it would stay there.
+            """
+            link = tmp_path / str(next(numbers))
+            link.symlink_to(sockets.path)
+            world.gateway.offer(str(link))
+            connections = list(sockets._by_fd.values())
+            for connection in connections:
+                sockets._drop(connection)
+            return len(connections)
+
+        threads = [
+            threading.Thread(target=play, args=(player,), daemon=True) for player in players
+        ]
         for thread in threads:
             thread.start()
-        while any(thread.is_alive() for thread in threads):
+        while breaks < 40 and any(thread.is_alive() for thread in threads):
             breaks += world.on_loop(cut)
-            # They came back over ZeroMQ, and would stay there: another path tempts them again.
-            sockets = world.loop._local
-            link = Path(sockets.path).with_name(f"link-{breaks}")
-            if not link.exists():
-                link.symlink_to(sockets.path)
-            world.on_loop(lambda link=link: world.gateway.offer(str(link)))
             time.sleep(0.005)
         for thread in threads:
-            thread.join(100)
-        for link in Path(world.loop._local.path).parent.glob("link-*"):
-            link.unlink()
+            thread.join(60)
         assert not errors
-        assert breaks >= 5
-        assert sum(player.client.stats.reconnects for player in players) >= 5
+        assert breaks >= 40
+        # A break that comes while another is being mended counts with it.
+        assert sum(player.client.stats.reconnects for player in players) >= 20
         report = world.on_loop(world.gateway.report)
         accounting = report["policies"]["default_policy"]["accounting"]
         assert accounting["balance"] == 0
         assert accounting["accepted"] == sum(player.steps for player in players)
         assert accounting["dropped"]["interrupted"] == 0
-        assert accounting["trained"] > 1000
+        assert accounting["trained"] > 0
         for player in players:
             assert player.client.stats.sessions == 1
             player.client.close()
