@@ -18,7 +18,10 @@ from policy_server.algorithm import Algorithm
 from policy_server.display import Display
 from policy_server.metrics.recorder import Recorder
 
-POLL_S = 0.25
+POLL_S = 0.05
+"""How late a run may stop."""
+LOOK_S = 0.25
+"""Between two lines of metrics, two pictures on the display."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Run:
         self.reached = False
         self.interrupted = False
         self.checkpoint: str | None = None
+        self._learned = False  # since the last line of metrics
         self._saved_at = self._updates(algorithm.status())
 
     def until(self, stop: Stop) -> dict[str, Any]:
@@ -62,17 +66,22 @@ class Run:
             with self._signals():
                 self.algorithm.train_freely()
                 status = self.algorithm.status()
+                looked = began
                 while not self._over(status, stop, began):
                     time.sleep(POLL_S)
                     status = self.algorithm.status()
-                    self._look(status)
+                    self._learned = self._learned or bool(self.algorithm.new_results)
+                    if time.monotonic() - looked >= LOOK_S:
+                        looked = time.monotonic()
+                        self._look(status)
                 return self._end(time.monotonic() - began, status["stepping_s"])
         finally:
             self.display.stop()
 
     def _look(self, status: dict[str, Any]) -> None:
         self.display.update(status)
-        if self.algorithm.new_results:
+        if self._learned:
+            self._learned = False
             self._record(status)
         every = self.algorithm.settings.checkpointing.every
         updates = self._updates(status)
