@@ -109,9 +109,7 @@ def test_connections_that_break_lose_and_double_nothing(tmp_path):
                 sockets._drop(connection)
             return len(connections)
 
-        threads = [
-            threading.Thread(target=play, args=(player,), daemon=True) for player in players
-        ]
+        threads = [threading.Thread(target=play, args=(player,), daemon=True) for player in players]
         for thread in threads:
             thread.start()
         while breaks < 40 and any(thread.is_alive() for thread in threads):
