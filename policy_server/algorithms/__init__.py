@@ -4,7 +4,9 @@ An algorithm is two classes. *Training*: a frozen dataclass of its options, each
 best in a file of its own that does without torch.
 *Algorithm*: made as `Algorithm(spaces, model, training, seed=, device=, reward_scale=,
 reward_clip=)`, with the attribute `network` (a `networks.PolicyNetwork`) and the methods
-`update(batch, env_steps) -> metrics`, `state() -> PolicyState` and `load(state)`.
+`update(batch, env_steps) -> metrics`, `state() -> PolicyState` and `load(state)`. Where an update
+takes long it also has `update_in_steps(batch, env_steps)`, a generator (`stepwise.Steps`) that
+yields where it may be paused and returns the metrics: then the learner can give way to others.
 `algorithms.ppo` shows one.
 """
 

@@ -44,6 +44,7 @@ from policy_server.algorithms.ppo_options import PPOTraining
 from policy_server.config import ModelConfig
 from policy_server.errors import CheckpointError, LearnerError
 from policy_server.networks import build_network
+from policy_server.stepwise import Steps, at_once
 from policy_server.types import ActionLayout, Batch, PolicySpaces, PolicyState
 
 __all__ = ["PPO", "Minibatch", "PPOTraining", "Terms", "ppo_loss"]
@@ -131,11 +132,16 @@ class PPO:
         Raises:
             LearnerError: the numbers broke. The weights are spoilt: load the last state.
         """
+        return at_once(self.update_in_steps(batch, env_steps))
+
+    def update_in_steps(self, batch: Batch, env_steps: int) -> Steps[dict[str, float]]:
+        """The same with a pause after each minibatch. Any thread may take any step."""
         c = self.config
         lr = scheduled(c.lr_schedule, c.lr, env_steps)  # type: ignore[arg-type]
         entropy_coeff = scheduled(c.entropy_coeff_schedule, c.entropy_coeff, env_steps)  # type: ignore[arg-type]
         obs = ObservationRows.of_batch(batch, self.device)
         b_columns, metrics = self._prepare(batch, obs)
+        yield
 
         steps = batch.steps
         parts = math.ceil(steps / c.minibatch_size)
@@ -160,6 +166,7 @@ class PPO:
                 if c.grad_clip is not None:
                     self.optimizer.clip(c.grad_clip, c.grad_clip_by)
                 self.optimizer.step(lr)
+                yield
 
         metrics |= dict(zip(_REPORT, torch.stack(reports).mean(0).tolist(), strict=True))
         metrics |= {"lr": lr, "entropy_coeff": entropy_coeff, "kl_coeff": self.kl_coeff}

@@ -1,7 +1,7 @@
 """W5: W1 and W3 while a learner learns. The same server with its learner at rest is the limit.
 
 The whole product runs: gateway, Ray, a learner process that steps aside for the gateway
-(`server.LEARNER_NICENESS`). Twice: on all cores together, and with a core set aside for the
+(`learners.idle_first`). Twice: on all cores together, and with a core set aside for the
 learner, which shows what is left of its influence where cores allow.
 """
 

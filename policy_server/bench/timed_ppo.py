@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from policy_server import algorithms
 from policy_server.algorithms.ppo import PPO, PPOTraining
+from policy_server.stepwise import Steps
 from policy_server.types import Batch
 
 NAME = "PPO, timed"
@@ -26,8 +27,8 @@ class TimedTraining(PPOTraining):
 class TimedPPO(PPO):
     """The same updates."""
 
-    def update(self, batch: Batch, env_steps: int) -> dict[str, float]:
-        metrics = super().update(batch, env_steps)
+    def update_in_steps(self, batch: Batch, env_steps: int) -> Steps[dict[str, float]]:
+        metrics = yield from super().update_in_steps(batch, env_steps)
         metrics[READY_AT] = time.perf_counter()
         return metrics
 

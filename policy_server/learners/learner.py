@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from policy_server.config import ModelConfig, PreprocessingConfig
 from policy_server.errors import CheckpointError, ConfigError
 from policy_server.networks.device import pick_device
 from policy_server.networks.snapshot import flatten_parameters, load_flat, parameter_count
+from policy_server.stepwise import Steps, at_once
 from policy_server.types import Batch, PolicySpaces, PolicyState, UpdateResult
 
 SMALL_NETWORK = 500_000
@@ -40,6 +42,8 @@ class Learner:
         algorithm_name: as registered in `policy_server.algorithms`.
         algorithm: the algorithm itself.
         updates: calls of `update` so far, those before `load` included.
+        device: where the algorithm computes.
+        threads: that torch computes with, in the whole process.
     """
 
     def __init__(
@@ -73,24 +77,36 @@ class Learner:
         self.policy_name = policy_name
         self.algorithm_name = algorithm
         self.updates = 0
+        self.device = pick_device(device)
         self.algorithm = algorithm_class(
             spaces,
             model,
             training,
             seed=seed,
-            device=pick_device(device),
+            device=self.device,
             reward_scale=preprocessing.reward_scale,
             reward_clip=preprocessing.reward_clip,
         )
-        torch.set_num_threads(pick_threads(threads, parameter_count(self.algorithm.network), alone))
+        self.threads = pick_threads(threads, parameter_count(self.algorithm.network), alone)
+        torch.set_num_threads(self.threads)
 
-    def update(self, batch: Batch, env_steps: int) -> UpdateResult:
-        """Learns from a batch; `env_steps` in all so far is where schedules stand.
+    def update(
+        self,
+        batch: Batch,
+        env_steps: int,
+        drive: Callable[[Steps[dict[str, float]]], dict[str, float]] = at_once,
+    ) -> UpdateResult:
+        """Learns from a batch; `env_steps` in all so far is where schedules stand. `drive` takes
+        the steps of the update, where it has some.
 
         Raises:
             LearnerError: the numbers broke; go on from the last state.
         """
-        metrics = self.algorithm.update(batch, env_steps)
+        in_steps = getattr(self.algorithm, "update_in_steps", None)
+        if in_steps is None:
+            metrics = self.algorithm.update(batch, env_steps)
+        else:
+            metrics = drive(in_steps(batch, env_steps))
         self.updates += 1
         return UpdateResult(self.policy_name, self.updates, self.weights(), metrics, batch.steps)
 

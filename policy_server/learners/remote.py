@@ -34,13 +34,15 @@ log = logging.getLogger(__name__)
 
 
 class LearnerActor:
-    """Runs a `Learner` in a process of its own; `niceness` lets the gateway go first.
+    """Runs a `Learner` in a process of its own. With a `niceness` above 0 it lets the gateway and
+    the simulators go first.
 
     Can be started before it is known what is to be learned: most of a start is importing torch.
     """
 
     def __init__(self, niceness: int):
         os.nice(niceness)
+        self._stands_back = niceness > 0
         import policy_server.learners.learner  # noqa: F401
 
     def build(
@@ -53,9 +55,16 @@ class LearnerActor:
             state: where to begin; None: the seed says it all.
             newer: whose weights are newer than `state`.
         """
+        from policy_server.learners import idle_first
         from policy_server.learners.learner import Learner
+        from policy_server.stepwise import at_once
 
         self._learner: Learner = Learner(**arguments)
+        self._drive: Any = at_once
+        # What one thread of torch, or a GPU, waits for is not in our hands.
+        alone = self._learner.threads == 1 and self._learner.device.type == "cpu"
+        if self._stands_back and alone and idle_first.supported:
+            self._drive = idle_first.IdleFirst()
         if state is not None:
             self._learner.load(state)
         if newer is not None:
@@ -63,7 +72,7 @@ class LearnerActor:
         return os.getpid(), self._learner.state()
 
     def update(self, batch: Batch, env_steps: int) -> UpdateResult:
-        return self._learner.update(batch, env_steps)
+        return self._learner.update(batch, env_steps, self._drive)
 
     def state(self) -> tuple[None, PolicyState]:
         """A sign that the state is there, which costs nothing to look at; and the state."""

@@ -1,0 +1,82 @@
+"""Work on a thread that the system lets run only where nobody else wants the core.
+
+A learner on the machine of its gateway and simulators makes them wait twice: for their share of
+the cores, and for its time slice to end whenever one of them wakes. Niceness helps with the
+first alone. A thread under SCHED_IDLE (sched(7)) gives way at once, and still gets all that
+simulators, which wait most of the time, leave over. `policy-server bench --workloads W5` measures
+it.
+
+Where others keep all cores busy without a pause it would get next to nothing, and an unprivileged
+process cannot take a thread out of SCHED_IDLE. So there are two threads: this one, and the
+caller's, which goes on with the work as soon as the other gets too little.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from policy_server.stepwise import Steps
+
+T = TypeVar("T")
+
+LEAST_SHARE = 0.2
+"""Of a core. Below it the caller's thread goes on; nice 5 gets about as much beside one busy
+process."""
+WINDOW_S = 0.5
+"""Time over which a share is measured."""
+REST = 10
+"""Times as long as a vain attempt took, the caller's thread does the work before the other is
+tried again: among processes that never sleep the other gets a third of a hundredth of a core, and
+cannot be called back within a step."""
+
+supported = hasattr(os, "SCHED_IDLE")
+
+
+class IdleFirst:
+    """Does steps on the thread that gives way, as far as that gets anywhere."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "idle", initializer=_give_way)
+        self._resting_until = 0.0
+
+    def __call__(self, steps: Steps[T]) -> T:
+        """Does all of it; its result."""
+        while True:
+            if time.monotonic() < self._resting_until:
+                over = self._until_rested(steps)
+            else:
+                over = self._thread.submit(self._while_it_pays, steps).result()
+            if over is not None:
+                return over[0]
+
+    def _until_rested(self, steps: Steps[T]) -> tuple[T] | None:
+        """The result, if there is one by then."""
+        try:
+            while time.monotonic() < self._resting_until:
+                next(steps)
+        except StopIteration as end:
+            return (end.value,)
+        return None
+
+    def _while_it_pays(self, steps: Steps[T]) -> tuple[T] | None:
+        """On the other thread. The result, if it got that far."""
+        since, used = time.monotonic(), time.thread_time()
+        try:
+            while True:
+                next(steps)
+                now, cpu = time.monotonic(), time.thread_time()
+                if now - since >= WINDOW_S:
+                    if cpu - used < LEAST_SHARE * (now - since):
+                        self._resting_until = now + REST * (now - since)
+                        return None
+                    since, used = now, cpu
+        except StopIteration as end:
+            return (end.value,)
+
+
+def _give_way() -> None:
+    """For the calling thread."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

@@ -1,0 +1,101 @@
+"""Steps on a thread that gives way, and on the caller's where that gets nowhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from handmade import random_batch
+
+from policy_server.algorithms.ppo_options import PPOTraining
+from policy_server.config import ModelConfig, PreprocessingConfig
+from policy_server.learners import idle_first
+from policy_server.learners.idle_first import IdleFirst
+from policy_server.learners.learner import Learner
+from policy_server.stepwise import Steps, at_once
+from policy_server.types import PolicySpaces
+from sim_clients.protocol.spaces import Box, Discrete
+
+SPACES = PolicySpaces(Box(-1, 1, (3,)), Discrete(3))
+
+pytestmark = pytest.mark.skipif(
+    not idle_first.supported, reason="this system has no SCHED_IDLE, and learners do without it"
+)
+
+
+def steps(until: float, places: list[tuple[bool, int]]) -> Steps[str]:
+    """Uses the processor, and notes where: on the caller's thread? by which policy?"""
+    caller = threading.main_thread()
+    while time.monotonic() < until:
+        places.append((threading.current_thread() is caller, os.sched_getscheduler(0)))
+        used = time.thread_time()
+        while time.thread_time() - used < 0.001:
+            pass
+        yield
+    return "done"
+
+
+@pytest.fixture
+def one_core() -> Iterator[int]:
+    """This thread, and those it starts, share one core from now on."""
+    before = os.sched_getaffinity(0)
+    core = max(before)
+    os.sched_setaffinity(0, {core})
+    yield core
+    os.sched_setaffinity(0, before)
+
+
+def test_where_there_is_room_all_of_it_gives_way():
+    places: list[tuple[bool, int]] = []
+    drive = IdleFirst()
+    assert drive(steps(time.monotonic() + 0.05, places)) == "done"
+    assert drive(steps(time.monotonic() + 0.05, places)) == "done"
+    assert set(places) == {(False, os.SCHED_IDLE)}
+    assert os.sched_getscheduler(0) != os.SCHED_IDLE
+
+
+@pytest.mark.timeout(60)
+def test_beside_a_process_that_never_sleeps_the_caller_goes_on(one_core):
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(0.2)
+        places: list[tuple[bool, int]] = []
+        assert IdleFirst()(steps(time.monotonic() + 3.0, places)) == "done"
+    finally:
+        busy.kill()
+        busy.wait()
+    mine = [by_policy for caller, by_policy in places if caller]
+    assert mine, "the thread that gives way was starved to the end"
+    assert os.SCHED_IDLE not in mine
+    # It had at least half a second, and next to nothing of it.
+    assert len(mine) > 2 * (len(places) - len(mine))
+
+
+def test_an_update_is_the_same_there():
+    here, there = (
+        Learner(
+            "blue", SPACES, "PPO", PPOTraining(minibatch_size=8, num_epochs=2),
+            ModelConfig(hidden=(8,)), PreprocessingConfig(), seed=1, device="cpu",
+        )
+        for _ in range(2)
+    )  # fmt: skip
+    batch = random_batch(here.algorithm.network, SPACES, 6, 4, 0)
+    mine, its = here.update(batch, 0), there.update(batch, 0, IdleFirst())
+    assert mine.metrics == its.metrics
+    assert (mine.weights == its.weights).all()
+
+
+def test_what_goes_wrong_goes_wrong_for_the_caller():
+    def broken() -> Steps[None]:
+        yield
+        raise ValueError("half way")
+
+    with pytest.raises(ValueError, match="half way"):
+        IdleFirst()(broken())
+    with pytest.raises(ValueError, match="half way"):
+        at_once(broken())
