@@ -13,7 +13,12 @@ from policy_server import algorithms
 from policy_server.config import ModelConfig, PreprocessingConfig
 from policy_server.errors import CheckpointError, ConfigError
 from policy_server.networks.device import pick_device
-from policy_server.networks.snapshot import flatten_parameters, load_flat, parameter_count
+from policy_server.networks.snapshot import (
+    flat_view,
+    flatten_parameters,
+    load_flat,
+    parameter_count,
+)
 from policy_server.stepwise import Steps, at_once
 from policy_server.types import Batch, PolicySpaces, PolicyState, UpdateResult
 
@@ -95,9 +100,12 @@ class Learner:
         batch: Batch,
         env_steps: int,
         drive: Callable[[Steps[dict[str, float]]], dict[str, float]] = at_once,
+        *,
+        lend: bool = False,
     ) -> UpdateResult:
         """Learns from a batch; `env_steps` in all so far is where schedules stand. `drive` takes
-        the steps of the update, where it has some.
+        the steps of the update, where it has some. `lend`: the weights of the result may be the
+        network's own memory, which the next update changes.
 
         Raises:
             LearnerError: the numbers broke; go on from the last state.
@@ -108,7 +116,10 @@ class Learner:
         else:
             metrics = drive(in_steps(batch, env_steps))
         self.updates += 1
-        return UpdateResult(self.policy_name, self.updates, self.weights(), metrics, batch.steps)
+        weights = flat_view(self.algorithm.network) if lend else None
+        if weights is None:
+            weights = self.weights()
+        return UpdateResult(self.policy_name, self.updates, weights, metrics, batch.steps)
 
     def weights(self) -> np.ndarray:
         """The network as it stands: float32 `[P]`, read-only, a copy."""

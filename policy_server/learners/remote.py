@@ -72,7 +72,8 @@ class LearnerActor:
         return os.getpid(), self._learner.state()
 
     def update(self, batch: Batch, env_steps: int) -> UpdateResult:
-        return self._learner.update(batch, env_steps, self._drive)
+        # Ray copies the result into its store before anything else runs here.
+        return self._learner.update(batch, env_steps, self._drive, lend=True)
 
     def state(self) -> tuple[None, PolicyState]:
         """A sign that the state is there, which costs nothing to look at; and the state."""

@@ -39,6 +39,25 @@ def flatten_parameters(module: nn.Module) -> np.ndarray:
         return joined.cpu().numpy()
 
 
+def flat_view(module: nn.Module) -> np.ndarray | None:
+    """The same without copying, where the numbers lie side by side already, as an optimiser over
+    one vector leaves them: float32 `[P]`, read-only, the network's own memory. Else None."""
+    tensors = list(_tensors(module))
+    if not tensors:
+        return None
+    first, end = tensors[0], tensors[0].data_ptr()
+    for tensor in tensors:
+        fits = tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+        if not (fits and tensor.is_contiguous() and tensor.data_ptr() == end):
+            return None
+        end += 4 * tensor.numel()
+    if end - first.data_ptr() > first.untyped_storage().nbytes() - 4 * first.storage_offset():
+        return None  # neighbours by chance
+    flat: np.ndarray = first.as_strided((parameter_count(module),), (1,)).numpy()
+    flat.flags.writeable = False
+    return flat
+
+
 def load_flat(module: nn.Module, vector: np.ndarray) -> None:
     """Writes a vector of `flatten_parameters` into `module`, in place.
 

@@ -50,6 +50,14 @@ def test_an_update_gives_weights_that_the_network_has() -> None:
     np.testing.assert_array_equal(result.weights, kept)
 
 
+def test_lent_weights_are_the_same_until_the_next_update() -> None:
+    one, two = make(), make()
+    kept, lent = one.update(batch(one, 0), 0), two.update(batch(two, 0), 0, lend=True)
+    np.testing.assert_array_equal(lent.weights, kept.weights)
+    two.update(batch(two, 1), 19)
+    assert (lent.weights != kept.weights).any()
+
+
 def test_goes_on_from_its_state_bit_for_bit() -> None:
     whole = make()
     batches = [batch(whole, seed) for seed in range(5)]

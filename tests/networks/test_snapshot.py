@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from policy_server.algorithms.optimizer import FlatAdam
 from policy_server.config import ModelConfig
 from policy_server.errors import CheckpointError
 from policy_server.networks import (
@@ -14,7 +15,7 @@ from policy_server.networks import (
     load_flat,
     view_flat,
 )
-from policy_server.networks.snapshot import parameter_count
+from policy_server.networks.snapshot import flat_view, parameter_count
 from policy_server.types import PolicySpaces
 from sim_clients.protocol.spaces import Box, Dict, Discrete
 
@@ -73,6 +74,25 @@ def test_a_view_is_exact_and_copies_nothing() -> None:
     view_flat(other, flatten_parameters(norm))
     assert torch.equal(other.running_var, norm.running_var)
     assert not can_view(nn.Linear(2, 2, dtype=torch.float64))
+
+
+def test_parameters_side_by_side_are_lent_without_a_copy() -> None:
+    one = network(0)
+    assert flat_view(one) is None, "torch gives each its own place"
+    optimizer = FlatAdam(one, 1e-5)
+    lent = flat_view(one)
+    assert lent is not None
+    np.testing.assert_array_equal(lent, flatten_parameters(one))
+    assert lent.__array_interface__["data"][0] == optimizer.weights.data_ptr()
+    assert not lent.flags.writeable
+    with torch.no_grad():
+        optimizer.weights += 1.0
+    np.testing.assert_array_equal(lent, flatten_parameters(one))
+    norm = nn.BatchNorm1d(3)  # whose float buffers lie elsewhere
+    FlatAdam(norm, 1e-5)
+    assert flat_view(norm) is None
+    assert flat_view(nn.Linear(2, 2, dtype=torch.float64)) is None
+    assert flat_view(nn.ReLU()) is None
 
 
 def test_buffers_of_floats_travel_and_others_stay() -> None:
