@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import DTypeLike
 
+from policy_server.rollouts.recycled import Recycled
 from policy_server.rollouts.rows import (
     NONE,
     begin_steps,
@@ -82,6 +83,7 @@ class UnrollStore:
         self.finished_steps = 0
         self.ever_finished = 0
         self._finals: dict[int, list[tuple[int, Leaves]]] = {}
+        self._rooms = [Recycled() for _ in layout.observations]  # for the batch's observations
         self._allocate(0)
 
     # -- room ---------------------------------------------------------------------------------
@@ -324,7 +326,12 @@ class UnrollStore:
         lengths = np.array([unroll.length for unroll in unrolls], np.int64)
         steps = int(lengths.max())
         rows = bases[None, :] + np.arange(steps + 1)[:, None]  # [T+1, B]
-        obs = tuple(column[rows] for column in self.obs)
+        obs = tuple(
+            np.take(
+                column, rows, 0, room.empty((*rows.shape, *column.shape[1:]), column.dtype), "clip"
+            )
+            for column, room in zip(self.obs, self._rooms, strict=True)
+        )
         at = rows[:-1]
         batch = Batch(
             obs=obs,
