@@ -9,6 +9,7 @@ and silent.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from statistics import median
 from typing import NamedTuple
@@ -19,14 +20,21 @@ from policy_server.bench import serving
 from policy_server.bench.child import Child, Serving, children
 from policy_server.bench.child import serving as started
 from policy_server.bench.figure import Curves, Figure, Result, Tell, at_most
-from policy_server.bench.generator import Simulator, connection, farewell
+from policy_server.bench.generator import (
+    AnySimulator,
+    LocalSimulator,
+    Simulator,
+    connection,
+    farewell,
+)
 from policy_server.bench.plan import Plan
 from policy_server.bench.resources import allow_many_sockets
 from policy_server.bench.trial import SETTLE_S, Load, Window
 from policy_server.bench.workloads import Workload
 
-COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+COUNTS = (1, 2, 4, 16, 64, 256, 512)
 IDLE_S = 6.0  # long enough for a heartbeat on every connection
+WAYS: dict[str, type[AnySimulator]] = {"ZeroMQ": Simulator, "local socket": LocalSimulator}
 CROWD = Workload(f"1 to {COUNTS[-1]} simulators", COUNTS[-1], 1, 1, episode_steps=50)
 
 
@@ -38,6 +46,18 @@ class Idle(NamedTuple):
 
 
 def curve(plan: Plan, tell: Tell) -> Result:
+    """Both ways in, one after the other."""
+    figures: list[Figure] = []
+    curves: dict[str, Mapping[int, tuple[float, ...]]] = {}
+    for way in WAYS:
+        more_figures, more_curves = _one_way(way, plan, tell)
+        figures += more_figures
+        curves |= more_curves
+    title = f"one message under way at any time, 1 to {COUNTS[-1]} simulators take turns with it"
+    return Result("curve", title, tuple(figures), curves=curves)
+
+
+def _one_way(way: str, plan: Plan, tell: Tell) -> tuple[list[Figure], Curves]:
     """Every repeat goes once through all counts, each by turns with one simulator elsewhere."""
     crowded: dict[int, list[float]] = {count: [] for count in COUNTS}
     alone: dict[int, list[float]] = {count: [] for count in COUNTS}
@@ -45,14 +65,16 @@ def curve(plan: Plan, tell: Tell) -> Result:
         started(serving.main, plan.bind_for("alone"), CROWD) as quiet,
         started(serving.main, plan.bind_for("crowd"), CROWD) as busy,
     ):
-        with children(Child(crowd, busy.address)) as (simulators,):
+        with children(Child(crowd, busy.address, way)) as (simulators,):
             few, most = (_idle(busy, simulators, n, tell) for n in (COUNTS[0], COUNTS[-1]))
             simulators.pipe.send(None)
         for repeat in range(plan.repeats):
-            with children(Child(crowd, quiet.address), Child(crowd, busy.address)) as both:
+            with children(
+                Child(crowd, quiet.address, way), Child(crowd, busy.address, way)
+            ) as both:
                 one, many = both
                 for count in COUNTS:
-                    tell(f"curve: {count} simulators, {repeat + 1} of {plan.repeats}")
+                    tell(f"curve, {way}: {count} simulators, {repeat + 1} of {plan.repeats}")
                     alone[count].append(_busy(quiet, one, 1, plan))
                     crowded[count].append(_busy(busy, many, count, plan))
                 for simulators in both:
@@ -65,20 +87,19 @@ def curve(plan: Plan, tell: Tell) -> Result:
         for count in COUNTS
     }
     dearest = max(COUNTS, key=lambda count: median(ratios[count]))
-    figures = (
+    figures = [
         Figure(
-            f"CPU per message, dearest ({dearest} simulators)", "µs", tuple(crowded[dearest]),
-            tuple(alone[dearest]), "one simulator", at_most(1.2),
+            f"CPU per message, dearest ({dearest} simulators), {way}", "µs",
+            tuple(crowded[dearest]), tuple(alone[dearest]), "one simulator", at_most(1.2),
         ),
-        Figure("memory per idle simulator", "kB", (kilobytes,), None, "", None),
-        Figure("CPU per idle simulator and second", "µs", (microseconds,), None, "", None),
-    )  # fmt: skip
+        Figure(f"memory per idle simulator, {way}", "kB", (kilobytes,), None, "", None),
+        Figure(f"CPU per idle simulator and second, {way}", "µs", (microseconds,), None, "", None),
+    ]  # fmt: skip
     curves: Curves = {
-        "CPU µs of the server per message": {n: tuple(of) for n, of in crowded.items()},
-        "the same, over that of one simulator measured beside it": ratios,
+        f"CPU µs of the server per message, {way}": {n: tuple(of) for n, of in crowded.items()},
+        f"the same, over that of one simulator measured beside it, {way}": ratios,
     }
-    title = f"one message under way at any time, 1 to {COUNTS[-1]} simulators take turns with it"
-    return Result("curve", title, figures, curves=curves)
+    return figures, curves
 
 
 def _idle(server: Serving, simulators: Child, count: int, tell: Tell) -> Idle:
@@ -100,25 +121,25 @@ def _busy(server: Serving, simulators: Child, count: int, plan: Plan) -> float:
     return float((after["cpu_s"] - before["cpu_s"]) / load.answered * 1e6)
 
 
-def crowd(pipe: Connection, address: str) -> None:
-    """More and more simulators in a process of its own.
+def crowd(pipe: Connection, address: str, way: str) -> None:
+    """More and more simulators in a process of its own, which come in by this way.
 
     `pipe` says a number (so many are to be connected), a window (in which they speak), or None.
     """
     allow_many_sockets()
     with connection() as context:
-        simulators: list[Simulator] = []
+        simulators: list[AnySimulator] = []
         while (task := pipe.recv()) is not None:
             if isinstance(task, Window):
                 pipe.send(_speak(simulators, task))
                 continue
             while len(simulators) < task:
-                simulators.append(Simulator(context, address, CROWD, len(simulators)))
+                simulators.append(WAYS[way](context, address, CROWD, len(simulators)))
             pipe.send("ready")
         farewell(simulators)
 
 
-def _speak(simulators: list[Simulator], window: Window) -> Load:
+def _speak(simulators: list[AnySimulator], window: Window) -> Load:
     """One after the other."""
     now = time.perf_counter
     latencies: list[float] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 MET, MISSED, INK, FAINT = "#009E73", "#D55E00", "#222222", "#DDDDDD"
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 HALF_A_DECADE = 3.2
+ABREAST = 2
+"""Curves in a row."""
 
 
 def draw(path: Path, results: Sequence[Result], plan: Plan, conditions: Conditions) -> None:
@@ -34,18 +37,19 @@ def draw(path: Path, results: Sequence[Result], plan: Plan, conditions: Conditio
         if figure.target is not None
     ]
     curves = [(label, points) for result in results for label, points in result.curves.items()]
-    height = 1.6 + 0.3 * len(judged) + (2.6 if curves else 0.0)
+    rows = math.ceil(len(curves) / ABREAST)
+    height = 1.6 + 0.3 * len(judged) + 2.6 * rows
     style: Any = {"font.size": 9, "axes.edgecolor": "#999999", "text.color": INK}
     with rc_context(style):
         layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)  # inches
         page = Page(figsize=(11, height), dpi=110, layout=layout)
         FigureCanvasAgg(page)
-        rows = 2 if curves else 1
-        ratios = (0.3 * len(judged) + 0.8, 2.6)[:rows]
-        grid = page.add_gridspec(rows, max(1, len(curves)), height_ratios=ratios)
+        ratios = [0.3 * len(judged) + 0.8, *[2.6] * rows]
+        grid = page.add_gridspec(1 + rows, ABREAST, height_ratios=ratios)
         _draw_figures(page.add_subplot(grid[0, :]), judged)
         for i, (label, points) in enumerate(curves):
-            _draw_curve(page.add_subplot(grid[1, i]), label, points, LINES[i % len(LINES)])
+            axes = page.add_subplot(grid[1 + i // ABREAST, i % ABREAST])
+            _draw_curve(axes, label, points, LINES[i % len(LINES)])
         page.suptitle(
             "policy-server bench", x=0.01, ha="left", fontsize=14, fontweight="bold", color=INK
         )
