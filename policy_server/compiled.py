@@ -34,7 +34,8 @@ _HOW: dict[str, Any] = {
 
 def compiled(*signatures: str) -> Callable[[F], F]:
     """Compiles for exactly these signatures ("f4(f4[::1], i8)"); arrays are C-contiguous and
-    writable. What it calls must stand above it."""
+    writable. One that may be read-only, such as what was received, is `Array(u1, 2, 'C', True)`.
+    What the function calls must stand above it."""
 
     def compile_(function: F) -> F:
         return _kept(list(signatures), function)

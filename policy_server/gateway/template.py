@@ -22,12 +22,16 @@ from policy_server.gateway.ledger import EpisodeLedger
 from policy_server.rollouts.rows import NONE
 from policy_server.rollouts.unrolls import UnrollStore
 from sim_clients.protocol import GroupSpec
+from sim_clients.protocol.spaces import Box
 
 if TYPE_CHECKING:
     from policy_server.gateway.desk import PolicyDesk
 
 ALIGNMENT = 16
 """Where columns may begin in the buffer that they share."""
+LARGE = 1024
+"""Bytes of a STEP beyond which it is worth a call of its own not to copy it."""
+_NO_NUMBERS = np.empty(0, np.float32)
 MAX_PLACES = 1024
 Places = tuple[list[list[tuple[tuple[int, ...], np.dtype[Any], int]]], int]
 """Per desk and column: shape, dtype and first byte in the buffer; and the bytes in all."""
@@ -41,7 +45,7 @@ class StepTemplate:
         desks: those the groups go to, each once.
         between: what stands between number and data of their answers, and of which policy
             version (`replies` keeps it here).
-        simple: it has one group, whose rows are a flag, a reward and numbers in float32.
+        simple: it has one group, whose rows are a flag, a reward and a Box of numbers.
     """
 
     def __init__(self, groups: Sequence[tuple[GroupSpec, PolicyDesk]], limit: int):
@@ -76,11 +80,13 @@ class StepTemplate:
         self._places: dict[int, Places] = {}  # by number of frames
 
     def _find_quiet(self, groups: Sequence[tuple[GroupSpec, PolicyDesk]], fixed: Any) -> None:
-        """Whether `read_quiet` can read it: flags, rewards and one leaf of float32."""
+        """Whether `read_quiet` can read it: flags, rewards and one leaf that is a Box, whose
+        numbers are float32 or need not be looked at."""
         if len(groups) == 1 and len(self._segments) == 3 and not groups[0][1].reader.mask_width:
-            _, dtype = groups[0][1].reader.formats[2]
-            self.simple = dtype == np.float32
-            self._numbers = groups[0][1].reader.widths[2] // 4
+            ((_, leaf),) = groups[0][1].reader.observation
+            self._leaf = leaf.shape, leaf.dtype
+            whole = leaf.dtype.kind in "iu"
+            self.simple = isinstance(leaf, Box) and (leaf.dtype == np.float32 or whole)
             start, width, _, _ = self._segments[0]
             fixed[start : start + width] = True  # the template's flags are zero
             self._fixed_quiet = np.flatnonzero(fixed)
@@ -111,14 +117,16 @@ class StepTemplate:
         return misfit
 
     def _block(self, frames: list[bytes]) -> np.ndarray:
-        tail = self.tail
+        n, tail = len(frames), self.tail
+        if n == 1:
+            return np.ndarray((1, tail), np.uint8, frames[0], len(frames[0]) - tail)
         # A view costs more than a copy of a few bytes.
         data = bytearray().join(
             [frame[-tail:] for frame in frames]
-            if tail < 1024
+            if tail < LARGE
             else [memoryview(frame)[-tail:] for frame in frames]
         )
-        return np.frombuffer(data, np.uint8).reshape(len(frames), tail)
+        return np.frombuffer(data, np.uint8).reshape(n, tail)
 
     def read(self, frames: list[bytes], slots: list[list[np.ndarray]]) -> list[Columns] | None:
         """Columns per desk, a STEP's rows behind those of the STEP before; None if there are
@@ -127,11 +135,19 @@ class StepTemplate:
         Args:
             slots: per frame and desk, the lanes' slots.
         """
-        n, block = len(frames), self._block(frames)
+        n = len(frames)
         places, end = self._places.get(n) or self._place_columns(n)
         buffer = np.empty(end, np.uint8)
-        if _cut(block, self._bytes, self._fixed, self._segment_table, self._width_table, buffer):
-            return None
+        # One call for all of them, or, where they are large, no copy of each.
+        pieces = [frames] if self.tail < LARGE else [[frame] for frame in frames]
+        done = 0
+        for some in pieces:
+            if _cut(
+                self._block(some), self._bytes, self._fixed, self._segment_table,
+                self._width_table, n, done, buffer,
+            ):  # fmt: skip
+                return None
+            done += len(some)
         result = []
         for number, formats in enumerate(places):
             flags, rewards, *rest = [
@@ -149,11 +165,35 @@ class StepTemplate:
         unroll, and there is nothing to be said against any row. Only if `simple`.
 
         Returns:
-            Rewards and observations, float32 `[n]` and `[n, D]`; None: it is not like that.
+            Rewards float32 `[n]` and observations `[n, *leaf.shape]`; None: it is not like that.
         """
+        shape, dtype = self._leaf
         rewards = np.empty(len(slots), np.float32)
-        observations = np.empty((len(slots), self._numbers), np.float32)
-        good = _cut_quiet(
+        observations = np.empty((len(slots), *shape), dtype)
+        if self.tail < LARGE or len(frames) == 1:
+            good = self._cut_quiet(frames, slots, ledger, store, rewards, observations)
+        else:  # a call for each, so that it need not be copied first
+            lanes = len(slots) // len(frames)
+            good = all(
+                self._cut_quiet(
+                    [frame], slots[i : i + lanes], ledger, store,
+                    rewards[i : i + lanes], observations[i : i + lanes],
+                )
+                for i, frame in zip(range(0, len(slots), lanes), frames, strict=True)
+            )  # fmt: skip
+        return (rewards, observations) if good else None
+
+    def _cut_quiet(
+        self,
+        frames: list[bytes],
+        slots: np.ndarray,
+        ledger: EpisodeLedger,
+        store: UnrollStore,
+        rewards: np.ndarray,
+        observations: np.ndarray,
+    ) -> bool:
+        flat = observations.reshape(-1)
+        return _cut_quiet(
             self._block(frames),
             self._bytes,
             self._fixed_quiet,
@@ -167,9 +207,9 @@ class StepTemplate:
             REWARD_LIMIT,
             NUMBER_LIMIT,
             rewards,
-            observations,
+            flat.view(np.uint8),
+            flat if flat.dtype == np.float32 else _NO_NUMBERS,
         )
-        return (rewards, observations) if good else None
 
     def _place_columns(self, n: int) -> Places:
         """Where the columns of n STEPs stand in their buffer, and where that ends."""
@@ -196,7 +236,7 @@ def _differs(row: Any, template: Any, fixed: Any) -> Any:
     return False
 
 
-@compiled("void(u1[:,::1], u1[::1], i8[::1], b1[::1])")
+@compiled("void(Array(u1, 2, 'C', True), u1[::1], i8[::1], b1[::1])")
 def _compare(
     block: np.ndarray, template: np.ndarray, fixed: np.ndarray, misfit: np.ndarray
 ) -> None:
@@ -211,37 +251,38 @@ def _copy(source: Any, start: Any, target: Any, to: Any, width: Any) -> None:
         b[byte] = a[byte]
 
 
-@compiled("b1(u1[:,::1], u1[::1], i8[::1], i8[:,::1], i8[::1], u1[::1])")
+@compiled("b1(Array(u1, 2, 'C', True), u1[::1], i8[::1], i8[:,::1], i8[::1], i8, i8, u1[::1])")
 def _cut(
     block: np.ndarray,
     template: np.ndarray,
     fixed: np.ndarray,
     segments: np.ndarray,
     widths: np.ndarray,
+    n: int,
+    done: int,
     buffer: np.ndarray,
 ) -> bool:
-    """Copies the segments of all rows into their columns. True, with nothing of use copied, if
-    a row differs from `template`."""
-    n = len(block)
+    """Copies the segments of all rows, of n in all, into their columns, behind those of the rows
+    `done`. True, with nothing of use copied, if a row differs from `template`."""
     at = np.empty(len(widths), np.int64)
     end = 0
     for column in range(len(widths)):
         at[column] = end
         end += -(-n * widths[column] // ALIGNMENT) * ALIGNMENT
-    for i in range(n):
+    for i in range(len(block)):
         row = block[i]
         if _differs(row, template, fixed):
             return True
         for s in range(len(segments)):
             start, width, column = segments[s, 0], segments[s, 1], segments[s, 2]
-            to = at[column] + i * widths[column] + segments[s, 3]
+            to = at[column] + (done + i) * widths[column] + segments[s, 3]
             _copy(row, start, buffer, to, width)
     return False
 
 
 @compiled(
-    "b1(u1[:,::1], u1[::1], i8[::1], i8[:,::1], i8[::1], b1[::1], b1[::1], i8[::1], i8[::1], i8,"
-    " f8, f8, f4[::1], f4[:,::1])"
+    "b1(Array(u1, 2, 'C', True), u1[::1], i8[::1], i8[:,::1], i8[::1], b1[::1], b1[::1],"
+    " i8[::1], i8[::1], i8, f8, f8, f4[::1], u1[::1], f4[::1])"
 )
 def _cut_quiet(
     block: np.ndarray,
@@ -258,20 +299,22 @@ def _cut_quiet(
     number_limit: float,
     rewards: np.ndarray,
     observations: np.ndarray,
+    numbers: np.ndarray,
 ) -> bool:
+    """`numbers`: the observations once more, as far as they must be looked at."""
     start, rewards_width = segments[1, 0], segments[1, 1]
     at, width = segments[2, 0], segments[2, 1]
-    reward_bytes, bytes_ = rewards.view(np.uint8), observations.reshape(-1).view(np.uint8)
+    reward_bytes = rewards.view(np.uint8)
     good = True
     for i in range(len(block)):
         row = block[i]
         good &= not _differs(row, template, fixed)
         _copy(row, start, reward_bytes, i * rewards_width, rewards_width)
-        _copy(row, at, bytes_, i * width, width)
+        _copy(row, at, observations, i * width, width)
     for i in range(len(rewards)):
         slot = slots[i]
         good &= abs(rewards[i]) <= np.float32(reward_limit) and opened[slot] and not busy[slot]
         good &= base[slot] != NONE and t[slot] + 1 < length
-        for j in range(observations.shape[1]):
-            good &= abs(observations[i, j]) <= np.float32(number_limit)
+    for j in range(len(numbers)):
+        good &= abs(numbers[j]) <= np.float32(number_limit)
     return good

@@ -48,7 +48,9 @@ class Recorder(Swallower):
 class Server:
     """A gateway that goes the short way where it can, or (`short=False`) never."""
 
-    def __init__(self, short: bool, action: Any = ACTION, **sections: Any):
+    def __init__(
+        self, short: bool, action: Any = ACTION, observation: Any = OBSERVATION, **sections: Any
+    ):
         training = {"train_batch_size": 96, "minibatch_size": 96}
         sections = {
             "model": HIDDEN,
@@ -57,7 +59,7 @@ class Server:
         settings = Settings.from_mapping(
             {"algorithm": "PPO", "training": training, "server": {"seed": 3}, **sections}
         )
-        self.action = action
+        self.action, self.observation = action, observation
         self.gateway: Gateway = server.build_gateway(settings, self._learner, None, None, 0)
         self.gateway.train(None)
         self.short = short
@@ -77,7 +79,7 @@ class Server:
         return self.recorder
 
     def greet(self, number: int, lanes: int) -> None:
-        group = GroupSpec("agent", OBSERVATION, self.action, lanes)
+        group = GroupSpec("agent", self.observation, self.action, lanes)
         run = bytes([number]) * 16
         hello = Hello(1, ("t", "1"), run, None, f"sim-{number}", (), None, (group,), {})
         self.tick([(number, encode(hello))])
@@ -92,9 +94,16 @@ class Server:
 
 
 def step(
-    seq: int, rng: np.random.Generator, lanes: int, flags: Any = None, **changed: Any
+    seq: int,
+    rng: np.random.Generator,
+    lanes: int,
+    flags: Any = None,
+    space: Any = OBSERVATION,
+    **changed: Any,
 ) -> bytes:
-    obs = rng.standard_normal((lanes, 5)).astype(np.float32)
+    obs = rng.standard_normal((lanes, *space.shape)).astype(np.float32)
+    if space.dtype != np.float32:
+        obs = (20 * obs).astype(space.dtype)
     rewards = rng.standard_normal(lanes).astype(np.float32)
     flags = np.zeros(lanes, np.uint8) if flags is None else np.asarray(flags, np.uint8)
     if "obs" in changed:
@@ -153,6 +162,12 @@ KINDS = {
     "real": {"action": Box(-1, 1, (2,))},
     "frames normalised": {"preprocessing": {"normalize_observations": True}},
     "torch": {"inference": {"executor": "torch"}},
+    "a matrix": {"observation": Box(-9, 9, (2, 3))},
+    "a matrix, torch": {"observation": Box(-9, 9, (2, 3)), "inference": {"executor": "torch"}},
+    "a number": {"observation": Box(-9, 9, ())},
+    "frames": {"observation": Box(0, 255, (12, 12, 1), "uint8")},
+    "whole numbers": {"observation": Box(-99, 99, (3,), "int64")},
+    "double precision": {"observation": Box(-9, 9, (3,), "float64")},
     "in step with the learner": {"collection": {"mode": "sync"}},
 }
 
@@ -174,7 +189,7 @@ def test_both_ways_say_and_store_the_same(pair, kind, lanes):
             flags = np.where(choice.random(count) < 0.03, over, 0)
             if seq == 1:
                 flags[:] = int(Flag.FIRST)
-            inbox.append((number, step(seq, rng, count, flags)))
+            inbox.append((number, step(seq, rng, count, flags, short.observation)))
             next_seq[number - 1] += 1
             waiting.add(number)
         said, same = short.tick(inbox), long.tick(inbox)
@@ -182,7 +197,7 @@ def test_both_ways_say_and_store_the_same(pair, kind, lanes):
         waiting -= {peer for peer, frame in said if frame[1] == 4}
     assert len(short.recorder.batches) > 5
     same_batches(short, long)
-    plain = kind != "frames normalised"
+    plain = kind not in ("frames normalised", "double precision")
     assert (sum(short.taken) > 100) is plain
     assert not any(long.taken)
     assert short.gateway.env_steps == long.gateway.env_steps
