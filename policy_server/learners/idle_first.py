@@ -13,6 +13,7 @@ caller's, which goes on with the work as soon as the other gets too little.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,8 @@ from typing import TypeVar
 from policy_server.stepwise import Steps
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 LEAST_SHARE = 0.2
 """Of a core. Below it the caller's thread goes on; nice 5 gets about as much beside one busy
@@ -79,4 +82,7 @@ class IdleFirst:
 
 def _give_way() -> None:
     """For the calling thread."""
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except OSError as error:  # a sandbox may forbid it
+        log.warning("the learner cannot give way (%s): simulators will feel it more", error)

@@ -76,6 +76,17 @@ def test_beside_a_process_that_never_sleeps_the_caller_goes_on(one_core):
     assert len(mine) > 2 * (len(places) - len(mine))
 
 
+def test_where_it_is_forbidden_the_work_is_done_all_the_same(monkeypatch, caplog):
+    def forbidden(*arguments: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+    places: list[tuple[bool, int]] = []
+    assert IdleFirst()(steps(time.monotonic() + 0.02, places)) == "done"
+    assert set(places) == {(False, os.SCHED_OTHER)}
+    assert "cannot give way" in caplog.text
+
+
 def test_an_update_is_the_same_there():
     here, there = (
         Learner(
