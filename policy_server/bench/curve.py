@@ -96,8 +96,8 @@ def _one_way(way: str, plan: Plan, tell: Tell) -> tuple[list[Figure], Curves]:
         Figure(f"CPU per idle simulator and second, {way}", "µs", (microseconds,), None, "", None),
     ]  # fmt: skip
     curves: Curves = {
-        f"CPU µs of the server per message, {way}": {n: tuple(of) for n, of in crowded.items()},
-        f"the same, over that of one simulator measured beside it, {way}": ratios,
+        f"{way}: CPU µs of the server per message": {n: tuple(of) for n, of in crowded.items()},
+        f"{way}: the same, over one simulator's beside it": ratios,
     }
     return figures, curves
 

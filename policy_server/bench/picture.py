@@ -44,11 +44,12 @@ def draw(path: Path, results: Sequence[Result], plan: Plan, conditions: Conditio
         layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)  # inches
         page = Page(figsize=(11, height), dpi=110, layout=layout)
         FigureCanvasAgg(page)
-        ratios = [0.3 * len(judged) + 0.8, *[2.6] * rows]
-        grid = page.add_gridspec(1 + rows, ABREAST, height_ratios=ratios)
-        _draw_figures(page.add_subplot(grid[0, :]), judged)
+        # Two halves, each with a layout of its own: the curves need no room for long names.
+        ratios = [0.3 * len(judged) + 0.8, 2.6 * rows][: 2 if rows else 1]
+        halves = page.subfigures(len(ratios), 1, height_ratios=ratios, squeeze=False)[:, 0]
+        _draw_figures(halves[0].subplots(), judged)
         for i, (label, points) in enumerate(curves):
-            axes = page.add_subplot(grid[1 + i // ABREAST, i % ABREAST])
+            axes = halves[1].add_subplot(rows, ABREAST, i + 1)
             _draw_curve(axes, label, points, LINES[i % len(LINES)])
         page.suptitle(
             "policy-server bench", x=0.01, ha="left", fontsize=14, fontweight="bold", color=INK
