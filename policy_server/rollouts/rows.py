@@ -6,12 +6,32 @@ row of the pool. See `rollouts.unrolls` for what they mean.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from policy_server.compiled import compiled
+from policy_server.compiled import compiled, part
 
 NONE = -1
 """Base of a lane that does not record."""
+
+
+@part
+def _put_action(
+    i: Any,
+    row: Any,
+    categories: Any,
+    reals: Any,
+    logp: Any,
+    to_categories: Any,
+    to_reals: Any,
+    to_logp: Any,
+) -> None:
+    for k in range(categories.shape[1]):
+        to_categories[row, k] = categories[i, k]
+    for k in range(reals.shape[1]):
+        to_reals[row, k] = reals[i, k]
+    to_logp[row] = logp[i]
 
 
 @compiled(
@@ -45,11 +65,7 @@ def begin_steps(
     for i in range(len(lanes)):
         lane = lanes[i]
         row = rows[i] = base[lane] + t[lane]
-        for k in range(categories.shape[1]):
-            to_categories[row, k] = categories[i, k]
-        for k in range(reals.shape[1]):
-            to_reals[row, k] = reals[i, k]
-        to_logp[row] = logp[i]
+        _put_action(i, row, categories, reals, logp, to_categories, to_reals, to_logp)
         to_versions[row] = version
         to_episodes[row] = episodes[lane]
         pending[lane] = True
@@ -129,11 +145,7 @@ def go_on(
         t[lane] += 1
         row += 1
         rows[i] = row
-        for k in range(categories.shape[1]):
-            to_categories[row, k] = categories[i, k]
-        for k in range(reals.shape[1]):
-            to_reals[row, k] = reals[i, k]
-        to_logp[row] = logp[i]
+        _put_action(i, row, categories, reals, logp, to_categories, to_reals, to_logp)
         to_versions[row] = version
         to_episodes[row] = episodes[lane]
     return True
