@@ -51,7 +51,9 @@ def _json_object(text: str) -> dict[str, Any]:
 
 def run_politely(work: Callable[[], Any]) -> int:
     """Runs until done or told to stop (SIGINT, SIGTERM). Returns the exit code."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    # Shells start what runs in the background with SIGINT ignored; who sends one means it.
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, _interrupt) for number in signals]
     try:
         work()
     except KeyboardInterrupt:
@@ -66,7 +68,8 @@ def run_politely(work: Callable[[], Any]) -> int:
         print(error, file=sys.stderr)
         return 1
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
     return 0
 
 

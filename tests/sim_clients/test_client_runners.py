@@ -366,15 +366,21 @@ def test_commands_end_politely(module, env, number):
     with ServedPeer(Peer()) as served:
         command = [sys.executable, "-m", f"sim_clients.{module}", env, "--address", served.address]
         paths = os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")])
-        with subprocess.Popen(
+        # As a shell starts what runs in the background: deaf to SIGINT, unless it asks for it.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        process = subprocess.Popen(
             command, env=os.environ | {"PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True
-        ) as process:
+        )
+        signal.signal(signal.SIGINT, before)
+        try:
             with Client(served.address, _probe()) as probe:
                 while not served.peer.steps():
                     probe.ping(timeout_s=60)
             process.send_signal(number)
-            assert process.wait(60) == 0
-            assert process.stderr.read() == ""
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert (process.returncode, err) == (0, "")
         kinds = [type(m).__name__ for m in served.peer.received if type(m).__name__ != "Ping"]
         assert kinds.count("Bye") == 2  # the probe's and the command's
 
