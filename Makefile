@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Both set up .venv first.
+# Two commands: `make demo` and `make test`. They, and all others here, set up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1

@@ -11,7 +11,14 @@ from typing import Any
 from rich.console import Console
 
 from policy_server.bench.conditions import Conditions
-from policy_server.bench.document import NUMBERS, PAGE, PICTURE, write_numbers, write_page
+from policy_server.bench.document import (
+    NUMBERS,
+    PAGE,
+    PICTURE,
+    replace_figures,
+    write_numbers,
+    write_page,
+)
 from policy_server.bench.picture import draw
 from policy_server.bench.plan import Plan
 from policy_server.bench.suite import run
@@ -42,6 +49,9 @@ def run_bench(
     for path in (numbers, picture):
         if path is not None:
             _make(path.parent)
+            _try(path)
+    if folder is not None and (folder / PAGE).exists():
+        replace_figures((folder / PAGE).read_text(encoding="utf-8"), "")
     if not sys.stdout.isatty():
         console.width = 180  # a log has no edge
     conditions, began = Conditions.now(), time.monotonic()
@@ -61,6 +71,14 @@ def run_bench(
 
 def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _try(path: Path) -> None:
+    """The same for a file."""
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a file to write to: {error.strerror}.") from None
 
 
 def _make(folder: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
 
-from policy_server.errors import ConfigError
+from policy_server.address import check_address
+from policy_server.errors import AddressError, ConfigError
 
 WORK = ("W1", "W1'", "W2", "W3", "W4", "W5", "W7", "W8", "curve")
 
@@ -45,7 +47,16 @@ class Plan:
                 "expected at least one repeat of more than 0 seconds, got "
                 f"--repeats {self.repeats} --seconds {self.seconds:g}."
             )
-        scheme = self.bind.partition("://")[0]
+        scheme, _, rest = self.bind.partition("://")
+        try:
+            check_address(self.bind, False)
+        except AddressError:
+            raise ConfigError(
+                "--bind: expected tcp://127.0.0.1:* or ipc://PATH, for load is sent to this machine "
+                f"only; got '{self.bind}'."
+            ) from None
+        if scheme == "ipc" and not Path(rest).parent.is_dir():
+            raise ConfigError(f"--bind: expected a folder that exists, got '{self.bind}'.")
         if scheme == "tcp" and not self.bind.endswith(":*"):
             raise ConfigError(
                 f"--bind: expected a free port (tcp://127.0.0.1:*), since several servers stand at "

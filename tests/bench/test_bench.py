@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from policy_server.bench import exchange, learning, publication
+from policy_server.bench import curve, exchange, learning, publication
 from policy_server.bench.plan import Plan
 from policy_server.bench.suite import run
 from policy_server.bench.workloads import WIDE
@@ -21,14 +21,15 @@ def test_nothing_is_lost_however_fast_it_comes(name, bind, tmp_path):
     if bind == "ipc":
         bind = f"ipc://{tmp_path}/bench"
     (result,) = run(Plan((name,), bind=bind, **SHORT))
-    assert {exchange.ECHO, exchange.SERVER} <= set(result.trials)
+    assert exchange.ECHO in result.trials
+    assert len(result.trials) >= 4
     lanes = WIDE.lanes if name == "W3" else 1
     for side, trials in result.trials.items():
         for trial in trials:
             assert 0 < trial.p50_us <= trial.p99_us
             assert trial.env_steps_per_s == trial.messages_per_s * lanes
             assert 0 < trial.client_share < 1
-            if side == exchange.ECHO:
+            if side in (exchange.ECHO, exchange.LOCAL_ECHO):
                 assert trial.accepted is None
                 continue
             # Every step that was answered was stored, and none was thrown away unlearned.
@@ -78,6 +79,8 @@ def test_publications_are_seen_after_they_were_made(monkeypatch):
 @pytest.mark.parametrize("name", ["W7", "curve"])
 def test_the_other_work_gives_figures(name):
     (result,) = run(Plan((name,), **SHORT))
-    assert all(value > 0 for figure in result.figures for value in figure.verdicts)
+    judged = [figure for figure in result.figures if figure.target is not None]
+    assert judged
+    assert all(value > 0 for figure in judged for value in figure.verdicts)
     for points in result.curves.values():
-        assert len(points) == 10
+        assert tuple(points) == curve.COUNTS

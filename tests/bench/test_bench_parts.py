@@ -149,11 +149,22 @@ def test_there_is_work_behind_every_name():
         ({"repeats": 0}, "at least one repeat"),
         ({"seconds": 0.0}, "more than 0 seconds"),
         ({"bind": "tcp://127.0.0.1:5555"}, "free port"),
+        ({"bind": "tcp://10.9.9.9:*"}, "this machine"),
+        ({"bind": "udp://x"}, "expected tcp://127.0.0.1"),
+        ({"bind": "ipc:///nonexistent/x"}, "a folder that exists"),
     ],
 )
 def test_a_plan_says_what_is_wrong(fields, message):
     with pytest.raises(ConfigError, match=message):
         Plan(**fields)
+
+
+@pytest.mark.parametrize("option", ["--json", "--png"])
+def test_a_file_that_cannot_be_written_is_found_out_before_anything_is_measured(tmp_path, option):
+    command = ["bench", "--workloads", "W1", option, str(tmp_path)]
+    outcome = CliRunner().invoke(main, command)
+    assert outcome.exit_code == 2
+    assert "expected a file to write to" in outcome.output
 
 
 def test_several_servers_have_several_addresses():
