@@ -134,7 +134,7 @@ class ZmqTransport:
     def move(self, path: str) -> None:
         try:
             self._local = local_socket.LocalSocket(path, self._max_message_bytes)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: no path at all
             log.info("the server's local socket is out of reach (%s): ZeroMQ it is", error)
         else:
             self._drop_dealer(0)

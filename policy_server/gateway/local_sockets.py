@@ -104,7 +104,11 @@ class LocalSockets:
                 n = 0
             if n == 0:
                 self._drop(connection)
-            elif not connection.part and n == HEAD_BYTES + int.from_bytes(buffer[:4], "little"):
+            elif (
+                not connection.part
+                and n == HEAD_BYTES + int.from_bytes(buffer[:4], "little")
+                and n - HEAD_BYTES <= self.max_frame_bytes
+            ):
                 inbox.append((connection.peer, bytes(view[HEAD_BYTES:n])))
             else:
                 self._cut(connection, view[:n], inbox)
@@ -162,8 +166,7 @@ class LocalSockets:
         except BlockingIOError:
             sent = 0
         except OSError:
-            self._drop(connection)
-            return None
+            return None  # what it said before it left is still to be read
         if sent < len(data):
             connection.unsent += memoryview(data)[sent:]
             self._epoll.modify(connection.socket, select.EPOLLIN | select.EPOLLOUT)

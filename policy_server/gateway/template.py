@@ -9,6 +9,7 @@ and cut into columns in one compiled loop. Whatever looks different in any byte 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ class StepTemplate:
             self._widths += [0] * len(numbers[desk])
         size = sum(spec.lanes * sum(desk.reader.widths) for spec, desk in groups)
         if size > limit:  # all lanes at once cannot be said: no frame ends with so many bytes
-            self.tail = size
+            self.tail = sys.maxsize
             return
         tail = msgpack.Packer().pack_array_header(len(groups))
         for spec, desk in groups:

@@ -56,13 +56,15 @@ class LearnerActor:
             newer: whose weights are newer than `state`.
         """
         from policy_server.learners import idle_first
-        from policy_server.learners.learner import Learner
+        from policy_server.learners.learner import SMALL_NETWORK, Learner
         from policy_server.stepwise import at_once
 
         self._learner: Learner = Learner(**arguments)
         self._drive: Any = at_once
         # What one thread of torch, or a GPU, waits for is not in our hands.
         alone = self._learner.threads == 1 and self._learner.device.type == "cpu"
+        # Steps of a large one would take minutes where others leave no core.
+        alone = alone and self._learner.parameters < SMALL_NETWORK
         if self._stands_back and alone and idle_first.supported:
             self._drive = idle_first.IdleFirst()
         if state is not None:

@@ -11,7 +11,7 @@ import torch
 from handmade import random_batch
 
 from policy_server import algorithms
-from policy_server.algorithms.ppo import PPOTraining
+from policy_server.algorithms.ppo import PPO, PPOTraining
 from policy_server.config import ModelConfig, PreprocessingConfig
 from policy_server.errors import CheckpointError, ConfigError
 from policy_server.learners.learner import Learner, pick_device, pick_threads
@@ -141,3 +141,13 @@ def test_threads_and_device() -> None:
         pick_device("cuda:99")
     make()
     assert torch.get_num_threads() == 1
+
+
+def test_an_algorithm_that_changes_update_alone_is_asked_for_that() -> None:
+    class Mine(PPO):
+        def update(self, batch: Batch, env_steps: int) -> dict[str, float]:
+            return {**super().update(batch, env_steps), "mine": 1.0}
+
+    learner = make()
+    learner.algorithm.__class__ = Mine
+    assert learner.update(batch(learner, 0), 0).metrics["mine"] == 1.0
