@@ -183,6 +183,29 @@ def test_what_was_said_before_going_is_heard(rig):
     assert rig.sockets.send(1, b"x") is None
 
 
+def test_what_was_said_before_going_is_heard_behind_a_reply_that_met_nobody(rig):
+    client = rig.connect()
+    client.sendall(framed(b"STEP"))
+    ((peer, _),) = rig.gather(1)
+    client.sendall(framed(b"BYE"))
+    client.close()
+    assert rig.sockets.send(peer, b"ACTIONS") is None
+    assert rig.drain() == [(peer, b"BYE")]
+
+
+def test_a_whole_frame_beyond_the_limit_ends_its_connection():
+    rig = Rig(largest=100)
+    try:
+        client = rig.connect()
+        client.sendall(framed(bytes(100)))
+        assert len(rig.gather(1)) == 1
+        client.sendall(framed(bytes(101)))
+        assert rig.drain() == []
+        assert client.recv(1) == b""
+    finally:
+        rig.close()
+
+
 def test_strangers_are_sent_away_and_sessions_stay(rig):
     stranger, known = rig.connect(), rig.connect()
     rig.sockets.expire(STRANGER_S - 1, {2})
