@@ -127,6 +127,7 @@ class Connection:
         self._echoes: dict[int, int] = {}  # number -> ERRORs still to come for a refused STEP
         self._greeting = True
         self._tried: set[str] = set()  # local sockets that we moved to, or could not
+        self._moved = False  # since we began to greet: the next WELCOME counts, whatever it names
         self._send_hello()
         self._vary()
         self._arm(now)
@@ -216,6 +217,7 @@ class Connection:
         self._silent = 0
         self.stats.reconnects += 1
         self._greeting = True
+        self._moved = False
         self._repeats.clear()
         self._echoes.clear()
         self.effects.append(Reconnect())
@@ -296,12 +298,14 @@ class Connection:
         path = limits.get(LOCAL_SOCKET)
         if (
             type(path) is str
+            and not self._moved
             and path not in self._tried
             and LOCAL_SOCKET in self._hello.capabilities
         ):
             # The same session once more, through the other door; or through this one again, if
             # that cannot be opened.
             self._tried.add(path)
+            self._moved = True
             self.effects.append(Move(path))
             self._greeting = True
             self._send_hello()
@@ -324,7 +328,7 @@ class Connection:
         self.session_id, self.epoch = welcome.session_id, welcome.epoch
         self._packed_epoch = pack(welcome.epoch)
         self.window, self.max_message_bytes = window, size
-        self._greeting = False
+        self._greeting = self._moved = False
         if replaced:
             for request in self._pending.values():
                 request.reintroduce()

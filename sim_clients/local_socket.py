@@ -12,8 +12,8 @@ import socket
 import time
 from pathlib import Path
 
-HEAD_BYTES = 4
-"""Before each frame: its length, little-endian."""
+from sim_clients.protocol import HEAD_BYTES
+
 LIVELY_S = 50e-6
 """A server that answered within this time is waited for awake: to fall asleep and be woken costs
 more. A single simulator had its actions in 75 to 90 us instead of 107 to 121."""

@@ -19,10 +19,8 @@ import zmq
 from policy_server.bench.frames import ACTIONS, BYE, StepFrames, hello, observations
 from policy_server.bench.trial import Load, Window
 from policy_server.bench.workloads import ACTION, Workload
-from sim_clients.protocol import LOCAL_SOCKET, Welcome, decode
+from sim_clients.protocol import HEAD_BYTES, LOCAL_SOCKET, Welcome, decode
 
-HEAD_BYTES = 4
-"""Before a frame on a local socket: its length."""
 KERNEL_BYTES = 1 << 22
 ANSWER_BYTES = 1 << 16
 PATIENCE_MS = 10_000

@@ -12,6 +12,7 @@ Lives on the gateway's thread.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -21,10 +22,10 @@ import tempfile
 from collections.abc import Container
 from pathlib import Path
 
+from sim_clients.protocol import HEAD_BYTES
+
 log = logging.getLogger(__name__)
 
-HEAD_BYTES = 4
-"""Before each frame: its length, little-endian."""
 BUFFER_BYTES = 1 << 18
 """Read at a time."""
 KERNEL_BYTES = 1 << 22
@@ -61,6 +62,7 @@ class LocalSockets:
         self._listener.setblocking(False)
         self._epoll = select.epoll()
         self._epoll.register(self._listener, select.EPOLLIN)
+        self._listening = True
         self._by_fd: dict[int, _Connection] = {}
         self._by_peer: dict[int, _Connection] = {}
         self._last_peer = 0
@@ -135,9 +137,13 @@ class LocalSockets:
 
     def _accept(self, now: float) -> None:
         try:
-            accepted, _ = self._listener.accept()
-        except OSError:  # it is gone already, or there are no descriptors left
-            return
+            accepted = self._take()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                log.warning("%s: simulators that come over the local socket must wait", error)
+                self._listening = False  # or the loop would be called again at once, for ever
+                self._epoll.unregister(self._listener)
+            return  # or it is gone already
         if len(self._by_fd) >= self.max_connections:
             accepted.close()
             return
@@ -147,6 +153,10 @@ class LocalSockets:
         connection = _Connection(accepted, self._last_peer, now)
         self._by_fd[accepted.fileno()] = self._by_peer[connection.peer] = connection
         self._epoll.register(accepted, select.EPOLLIN)
+
+    def _take(self) -> socket.socket:
+        accepted, _ = self._listener.accept()
+        return accepted
 
     # -- out ---------------------------------------------------------------------------------
 
@@ -185,7 +195,11 @@ class LocalSockets:
     # -- going -------------------------------------------------------------------------------
 
     def expire(self, now: float, known: Container[bytes | int]) -> None:
-        """Sends strangers away: connections that no session in `known` is bound to."""
+        """Sends strangers away: connections that no session in `known` is bound to. Listens again
+        if there were no descriptors."""
+        if not self._listening:
+            self._listening = True
+            self._epoll.register(self._listener, select.EPOLLIN)
         for connection in list(self._by_fd.values()):
             if connection.peer in known:
                 connection.since = now

@@ -172,11 +172,11 @@ class StepTemplate:
         rewards = np.empty(len(slots), np.float32)
         observations = np.empty((len(slots), *shape), dtype)
         if self.tail < LARGE or len(frames) == 1:
-            good = self._cut_quiet(frames, slots, ledger, store, rewards, observations)
+            good = self._one_quiet(frames, slots, ledger, store, rewards, observations)
         else:  # a call for each, so that it need not be copied first
             lanes = len(slots) // len(frames)
             good = all(
-                self._cut_quiet(
+                self._one_quiet(
                     [frame], slots[i : i + lanes], ledger, store,
                     rewards[i : i + lanes], observations[i : i + lanes],
                 )
@@ -184,7 +184,7 @@ class StepTemplate:
             )  # fmt: skip
         return (rewards, observations) if good else None
 
-    def _cut_quiet(
+    def _one_quiet(
         self,
         frames: list[bytes],
         slots: np.ndarray,

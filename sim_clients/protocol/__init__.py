@@ -32,9 +32,10 @@ from sim_clients.protocol.spaces import (
     Space,
     Tuple,
 )
-from sim_clients.protocol.version import LOCAL_SOCKET, PROTOCOL_VERSION
+from sim_clients.protocol.version import HEAD_BYTES, LOCAL_SOCKET, PROTOCOL_VERSION
 
 __all__ = [
+    "HEAD_BYTES",
     "LOCAL_SOCKET",
     "PROTOCOL_VERSION",
     "Actions",

@@ -4,7 +4,9 @@ nobody who misbehaves costs anybody else."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import select
 import socket
 import stat
 import time
@@ -251,3 +253,29 @@ def test_descriptors_return():
         rig.connect()
     rig.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_without_descriptors_the_loop_is_left_in_peace_and_callers_wait(monkeypatch):
+    rig = Rig()
+    try:
+        rig.drain()
+        monkeypatch.setattr(module.LocalSockets, "_take", _no_descriptors)
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        rig.clients.append(client)
+        client.connect(rig.sockets.path)
+        client.sendall(framed(b"x"))
+        with select.epoll() as loop:
+            loop.register(rig.sockets.fileno(), select.EPOLLIN)
+            assert loop.poll(10), "there is somebody at the door"
+            assert rig.drain() == []
+            assert not loop.poll(0), "and nothing to be done about it"
+            monkeypatch.undo()
+            rig.sockets.expire(1.0, ())
+            assert loop.poll(10)
+        assert rig.gather(1) == [(1, b"x")]
+    finally:
+        rig.close()
+
+
+def _no_descriptors(self):
+    raise OSError(errno.EMFILE, "Too many open files")

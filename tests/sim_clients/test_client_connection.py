@@ -11,6 +11,7 @@ from sim_clients.connection import Connection
 from sim_clients.effects import (
     Answered,
     Delayed,
+    Move,
     Over,
     Ponged,
     Reconnect,
@@ -22,6 +23,7 @@ from sim_clients.effects import (
 )
 from sim_clients.errors import InvalidStep, ServerClosed, SessionRefused
 from sim_clients.protocol import (
+    LOCAL_SOCKET,
     Actions,
     Bye,
     Discrete,
@@ -60,14 +62,14 @@ class Note:
         return False
 
 
-def connection(**options) -> Connection:
+def connection(capabilities: tuple[str, ...] = (), **options) -> Connection:
     hello = Hello(
         1,
         ("t", "1"),
         b"R" * 16,
         None,
         None,
-        (),
+        capabilities,
         None,
         (GroupSpec("a", Discrete(2), Discrete(2), 1),),
     )
@@ -543,3 +545,25 @@ def test_welcome_that_does_not_fit_ends_it(changes):
     take(c)
     welcome(c, **changes)
     assert isinstance(take(c)[0].error, SessionRefused)
+
+
+def test_it_moves_once_whatever_the_next_welcome_names():
+    """A path in every WELCOME, each another one, must not keep the two of us greeting."""
+    c = connection((LOCAL_SOCKET,))
+    take(c)
+    welcome(c, limits={**LIMITS, LOCAL_SOCKET: "/one"})
+    move, hello = take(c)
+    assert (move, decode(hello.frame).run_id) == (Move("/one"), b"R" * 16)
+    assert not c.ready
+    welcome(c, limits={**LIMITS, LOCAL_SOCKET: "/two"})
+    assert [type(effect) for effect in take(c)] == [Welcomed]
+    assert c.ready
+    c.broken(1.0)
+    take(c)
+    welcome(c, resumed=True, limits={**LIMITS, LOCAL_SOCKET: "/one"})
+    assert c.ready, "that one was tried already"
+    take(c)
+    c.broken(2.0)
+    take(c)
+    welcome(c, resumed=True, limits={**LIMITS, LOCAL_SOCKET: "/two"})
+    assert take(c)[0] == Move("/two")
