@@ -61,14 +61,16 @@ def test_where_there_is_room_all_of_it_gives_way():
 
 @pytest.mark.timeout(60)
 def test_beside_a_process_that_never_sleeps_the_caller_goes_on(one_core):
-    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    never_sleeps = "print(flush=True)\nwhile True: pass"
+    busy = subprocess.Popen([sys.executable, "-c", never_sleeps], stdout=subprocess.PIPE)
     try:
-        time.sleep(0.2)
+        assert busy.stdout is not None
+        busy.stdout.readline()  # it runs
         places: list[tuple[bool, int]] = []
         assert IdleFirst()(steps(time.monotonic() + 3.0, places)) == "done"
     finally:
         busy.kill()
-        busy.wait()
+        busy.communicate()
     mine = [by_policy for caller, by_policy in places if caller]
     assert mine, "the thread that gives way was starved to the end"
     assert os.SCHED_IDLE not in mine
