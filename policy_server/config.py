@@ -74,6 +74,9 @@ class ModelConfig:
         share_layers: policy and value share all hidden layers as well.
         free_log_std: one learned log deviation per action, not a function of the observation.
         initial_log_std: where it begins.
+        precision: of everything in front of the heads: "float32" or "bfloat16", which is faster
+            where there are convolutions on a GPU. Weights, heads and log-probabilities stay in
+            float32. Custom networks choose by themselves.
         custom: "module:Class" of a torch module of the user's own (see docs), or None.
         custom_kwargs: its keyword arguments.
     """
@@ -87,6 +90,7 @@ class ModelConfig:
     share_layers: bool = False
     free_log_std: bool = True
     initial_log_std: float = 0.0
+    precision: str = "float32"
     custom: str | None = None
     custom_kwargs: dict[str, Any] = field(default_factory=dict)
 
@@ -210,7 +214,8 @@ class LearnersConfig:
 class InferenceConfig:
     """Attributes:
     device: "auto", "cpu", "cuda", ...
-    executor: "auto", "numpy" (plain MLPs on the CPU) or "torch".
+    executor: "auto", "numpy" (plain MLPs on the CPU), "torch", or "cuda_graph" (a network on a
+        GPU that does the same whatever it sees: "auto" takes it for all but custom ones).
     """
 
     device: str = "auto"

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 ACTIVATIONS = ("tanh", "relu", "leaky_relu", "elu", "silu", "gelu")
 MODES = ("sync", "async")
-EXECUTORS = ("auto", "numpy", "torch")
+EXECUTORS = ("auto", "numpy", "torch", "cuda_graph")
+PRECISIONS = ("float32", "bfloat16")
 STORAGE_DTYPES = ("float32", "float16")
 RESERVED_NAMES = ("dropped", "evaluation")
 """First parts of metric keys ("dropped/stale_policy"), which no policy may take."""
@@ -127,6 +128,7 @@ def _check_learning(prefix: str, policy: Settings | PolicySettings) -> None:
     """The sections that a policy may override; `prefix` is their path."""
     model, preprocessing = policy.model, policy.preprocessing
     _one_of(f"{prefix}model.activation", model.activation, ACTIVATIONS)
+    _one_of(f"{prefix}model.precision", model.precision, PRECISIONS)
     if model.conv_activation is not None:
         _one_of(f"{prefix}model.conv_activation", model.conv_activation, ACTIVATIONS)
     for i, units in enumerate(model.hidden):

@@ -48,7 +48,7 @@ class ServedPolicy:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = build_network(self.learner_spaces, model)
-        self._executor = make_executor(network, inference)
+        self._executor = make_executor(network, self.learner_spaces.observation, inference)
         self._network = network
         self._sampler = Sampler(self.layout)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -67,12 +68,17 @@ class PolicyNetwork(nn.Module, ABC):
 class StandardNetwork(PolicyNetwork):
     """Encoder, hidden layers and a linear head; twice, as far as they are not shared.
 
+    With `model.precision` "bfloat16" all in front of the linear heads is computed in that; its
+    weights are kept in float32 (mixed precision as in https://arxiv.org/abs/1710.03740, which
+    needs no scaling of the loss where the exponent is as wide as float32's).
+
     Initial weights are orthogonal: gain sqrt 2 in hidden layers, 0.01 at the policy head (the
     first policy is close to uniform), 1 at the value head.
     """
 
     def __init__(self, spaces: PolicySpaces, model: ModelConfig):
         super().__init__()
+        self._reduced = model.precision == "bfloat16"
         layout = ActionLayout(spaces.action)
         width = head_width(layout, model.free_log_std)
         hidden = (model.hidden, model.activation, model.layer_norm)
@@ -95,27 +101,38 @@ class StandardNetwork(PolicyNetwork):
         self.value_head = linear(self.policy_body.outputs, 1, 1.0)
 
     def policy(self, obs: Observations) -> torch.Tensor:
-        head: torch.Tensor = self.policy_head(self.policy_body(self.policy_encoder(obs)))
+        with self._precise(obs):
+            hidden = self.policy_body(self.policy_encoder(obs))
+        head: torch.Tensor = self.policy_head(hidden.float())
         return head
 
     def value(self, obs: Observations) -> torch.Tensor:
         encoder = self.policy_encoder if self.one_encoder else self.value_encoder
         body = self.policy_body if self.one_body else self.value_body
-        value: torch.Tensor = self.value_head(body(encoder(obs)))
+        with self._precise(obs):
+            hidden = body(encoder(obs))
+        value: torch.Tensor = self.value_head(hidden.float())
         return value.squeeze(1)
 
     def forward(self, obs: Observations) -> tuple[torch.Tensor, torch.Tensor]:
-        features = self.policy_encoder(obs)
-        hidden = self.policy_body(features)
-        head = self.policy_head(hidden)
-        if not self.one_body:
-            value_features = features if self.one_encoder else self.value_encoder(obs)
-            hidden = self.value_body(value_features)
-        return head, self.value_head(hidden).squeeze(1)
+        with self._precise(obs):
+            features = self.policy_encoder(obs)
+            hidden = value_hidden = self.policy_body(features)
+            if not self.one_body:
+                value_features = features if self.one_encoder else self.value_encoder(obs)
+                value_hidden = self.value_body(value_features)
+        return self.policy_head(hidden.float()), self.value_head(value_hidden.float()).squeeze(1)
+
+    def _precise(self, obs: Observations) -> AbstractContextManager[Any]:
+        if not self._reduced:
+            return nullcontext()
+        # Without a cache a recorded graph casts the weights as they are when it is replayed.
+        device = obs[0].device.type
+        return torch.autocast(device, dtype=torch.bfloat16, cache_enabled=False)
 
     def policy_layers(self) -> PlainPolicy | None:
         recipe = self.policy_encoder.recipe()
-        if recipe is None:
+        if recipe is None or self._reduced:
             return None
         head = dense_layer(self.policy_head, "identity")
         return PlainPolicy(recipe, [*self.policy_body.dense_layers(), head])

@@ -10,15 +10,12 @@ import torch
 
 from policy_server.config import InferenceConfig, ModelConfig
 from policy_server.errors import ConfigError
-from policy_server.inference.executors import (
-    Executor,
-    NumpyExecutor,
-    TorchExecutor,
-    make_executor,
-    pick_device,
-)
+from policy_server.inference.executors import Executor, make_executor
 from policy_server.inference.few_rows import FEW
+from policy_server.inference.numpy_executor import NumpyExecutor
+from policy_server.inference.torch_executor import TorchExecutor
 from policy_server.networks import PolicyNetwork, build_network
+from policy_server.networks.device import pick_device
 from policy_server.networks.mlp import ACTIVATIONS
 from policy_server.networks.snapshot import flatten_parameters
 from policy_server.types import Leaves, PolicySpaces
@@ -65,7 +62,9 @@ def observations(space: Space, n: int) -> Leaves:
 
 def executor(kind: str, observation: Space, model: dict[str, object]) -> Executor:
     """With weights of its own, to be replaced."""
-    return make_executor(network(observation, 1, **model), InferenceConfig("cpu", kind))
+    return make_executor(
+        network(observation, 1, **model), observation, InferenceConfig("cpu", kind)
+    )
 
 
 def assert_agrees(made: Executor, learner: PolicyNetwork, observation: Space) -> None:

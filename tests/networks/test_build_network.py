@@ -281,3 +281,31 @@ def test_nothing_to_see_or_do_is_refused() -> None:
         build(Box(-1, 1, (1,)), Box(-1, 1, (0,)))
     with pytest.raises(UnsupportedSpaceError, match="needs discrete parts"):
         build_network(PolicySpaces(Box(-1, 1, (1,)), Box(-1, 1, (1,)), mask=True), ModelConfig())
+
+
+@pytest.mark.parametrize("shared", [{}, {"share_layers": True}, {"share_conv": False}], ids=str)
+def test_bfloat16_stays_in_front_of_the_heads(shared):
+    """Float32 weights, heads, values and gradients, close to what full precision gives; no other
+    way to run the network is offered."""
+    spaces = PolicySpaces(Box(0, 255, (12, 12, 3), "uint8"), Discrete(4))
+    torch.manual_seed(0)
+    full = build_network(spaces, ModelConfig(**shared))
+    half = build_network(spaces, ModelConfig(precision="bfloat16", **shared))
+    half.load_state_dict(full.state_dict())
+    obs = [torch.randint(0, 256, (5, 12, 12, 3), dtype=torch.uint8)]
+    (head, value), (exact_head, exact_value) = half(obs), full(obs)
+    assert head.dtype == value.dtype == torch.float32
+    assert not torch.equal(value, exact_value)
+    torch.testing.assert_close(head, exact_head, rtol=0.05, atol=0.02)
+    torch.testing.assert_close(value, exact_value, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(half.policy(obs), head)
+    torch.testing.assert_close(half.value(obs), value)
+    (head.sum() + value.sum()).backward()
+    (exact_head.sum() + exact_value.sum()).backward()
+    for mine, exact in zip(half.parameters(), full.parameters(), strict=True):
+        assert mine.dtype == mine.grad.dtype == torch.float32
+        error = torch.linalg.vector_norm(mine.grad - exact.grad)
+        assert error <= 0.05 * torch.linalg.vector_norm(exact.grad)
+    plain = PolicySpaces(Box(-1, 1, (3,)), Discrete(4))
+    assert build_network(plain, ModelConfig()).policy_layers() is not None
+    assert build_network(plain, ModelConfig(precision="bfloat16")).policy_layers() is None
