@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -44,6 +44,11 @@ class ObservationRows:
     def __getitem__(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """int64 `[n]` -> leaves `[n, ...]`."""
         return tuple(leaf.index_select(0, rows) for leaf in self._leaves)
+
+    def write(self, rows: torch.Tensor, places: Sequence[torch.Tensor]) -> None:
+        """The same into tensors that are there already."""
+        for leaf, place in zip(self._leaves, places, strict=True):
+            torch.index_select(leaf, 0, rows, out=place)
 
     def chunks(self, rows: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
         """The rows in order, in pieces of bounded memory."""

@@ -46,6 +46,11 @@ class FlatAdam:
         # torch's fused kernel wants the count beside the weights.
         self._steps = torch.zeros((), device=self.weights.device)
 
+    @property
+    def changes(self) -> list[torch.Tensor]:
+        """All that a step changes."""
+        return [self.weights, self._first_moment, self._second_moment, self._steps]
+
     def zero_grad(self) -> None:
         self.gradient.zero_()
 
@@ -64,7 +69,7 @@ class FlatAdam:
                 part.mul_((limit / (torch.linalg.vector_norm(part) + 1e-6)).clamp(max=1.0))
 
     @torch.no_grad()
-    def step(self, lr: float) -> None:
+    def step(self, lr: float | torch.Tensor) -> None:
         adam(
             [self.weights], [self.gradient], [self._first_moment], [self._second_moment], [],
             [self._steps], foreach=False, fused=True, amsgrad=False, maximize=False,

@@ -25,6 +25,7 @@ Where this page deviates:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,7 @@ from policy_server.algorithms.ops.losses import (
 from policy_server.algorithms.ops.schedules import scheduled
 from policy_server.algorithms.optimizer import FlatAdam
 from policy_server.algorithms.ppo_options import PPOTraining
+from policy_server.algorithms.recorded_steps import Number, Rates, RecordedSteps
 from policy_server.config import ModelConfig
 from policy_server.errors import CheckpointError, LearnerError
 from policy_server.networks import build_network
@@ -59,6 +61,11 @@ class Minibatch(NamedTuple):
     advantages: torch.Tensor  # [N]
     returns: torch.Tensor  # [N]
     old: ActionDistribution  # of the policy before the update
+    weight: torch.Tensor | None = None  # [N], adds up to 1; None: all count the same
+
+    def mean(self, each: torch.Tensor) -> torch.Tensor:
+        """Over the steps. `[N]` -> scalar."""
+        return each.mean() if self.weight is None else (each * self.weight).sum()
 
 
 class Terms(NamedTuple):
@@ -75,10 +82,11 @@ def ppo_loss(
     mb: Minibatch,
     config: PPOTraining,
     *,
-    entropy_coeff: float,
-    kl_coeff: float,
+    entropy_coeff: Number,
+    kl_coeff: Number,
 ) -> tuple[torch.Tensor, Terms]:
-    """The negative of this page's objective, a mean over the minibatch; and its terms.
+    """The negative of this page's objective, a mean over the minibatch; and its terms. A
+    coefficient that is a tensor takes part even where it is 0.
 
     Shapes: `new` of N steps, values `[N]` -> scalar.
     """
@@ -88,12 +96,12 @@ def ppo_loss(
     vf_error = clipped_squared_error(values, mb.returns, config.vf_clip_param)
     assert surrogate.shape == vf_error.shape == values.shape
     loss = config.vf_loss_coeff * vf_error - surrogate
-    if kl_coeff:
+    if isinstance(kl_coeff, torch.Tensor) or kl_coeff:
         loss = loss + kl_coeff * mb.old.kl(new)
-    if entropy_coeff:
+    if isinstance(entropy_coeff, torch.Tensor) or entropy_coeff:
         loss = loss - entropy_coeff * new.entropy()
     assert loss.shape == values.shape
-    return loss.mean(), Terms(surrogate, vf_error, ratio)
+    return mb.mean(loss), Terms(surrogate, vf_error, ratio)
 
 
 class PPO:
@@ -102,6 +110,7 @@ class PPO:
     Attributes:
         network: the policy's `networks.PolicyNetwork`.
         kl_coeff: c_kl as it stands; 0 without the penalty.
+        records: gradient steps are recorded once and replayed.
     """
 
     def __init__(
@@ -125,6 +134,9 @@ class PPO:
         self.optimizer = FlatAdam(self.network, config.adam_eps)
         self.generator = torch.Generator().manual_seed(seed)
         self.kl_coeff = config.kl_coeff if config.use_kl_loss else 0.0
+        # A network of the user's own may decide in Python what it does with a minibatch.
+        self.records = device.type == "cuda" and model.custom is None
+        self._recorded: RecordedSteps | None = None
 
     def update(self, batch: Batch, env_steps: int) -> dict[str, float]:
         """Learns from one batch; `env_steps` (in all so far) is where schedules stand.
@@ -147,25 +159,15 @@ class PPO:
         parts = math.ceil(steps / c.minibatch_size)
         reports: list[torch.Tensor] = []
         self.network.train()
+        step = self._step_on(obs, b_columns, Rates(lr, entropy_coeff, self.kl_coeff))
         for epoch in range(c.num_epochs):
             order = torch.randperm(steps, generator=self.generator).to(self.device)
             shuffled = [column.index_select(0, order) for column in b_columns]
-            for mb_columns in zip(*(c.tensor_split(parts) for c in shuffled), strict=True):
-                rows, mask, old, categories, reals, logp, advantages, returns = mb_columns
-                old_policy = self.head.unpack(old)
-                mb = Minibatch(categories, reals, logp, advantages, returns, old_policy)
-                head, values = self.network(obs[rows])
-                new = self._distribution(head, mask)
-                loss, terms = ppo_loss(
-                    new, values, mb, c, entropy_coeff=entropy_coeff, kl_coeff=self.kl_coeff
-                )
-                self.optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                if epoch == c.num_epochs - 1:
-                    reports.append(self._report(loss, terms, new, mb))
-                if c.grad_clip is not None:
-                    self.optimizer.clip(c.grad_clip, c.grad_clip_by)
-                self.optimizer.step(lr)
+            report = epoch == c.num_epochs - 1
+            for rows, *mb_columns in zip(*(c.tensor_split(parts) for c in shuffled), strict=True):
+                numbers = step(rows, mb_columns, report)
+                if report:
+                    reports.append(numbers.clone())
                 yield
 
         metrics |= dict(zip(_REPORT, torch.stack(reports).mean(0).tolist(), strict=True))
@@ -173,6 +175,51 @@ class PPO:
         self._check_finite(batch, metrics)
         self.kl_coeff = adapted_kl_coeff(self.kl_coeff, metrics["kl"], c.kl_target)
         return metrics
+
+    def _step_on(
+        self, obs: ObservationRows, columns: list[torch.Tensor], rates: Rates
+    ) -> Callable[[torch.Tensor, Sequence[torch.Tensor], bool], torch.Tensor]:
+        """A function that makes one gradient step with a minibatch of this update."""
+        if not self.records:
+            return lambda rows, mb, report: self._learn(obs[rows], mb, None, rates, report)
+        c, rows, rest = self.config, columns[0], columns[1:]
+        if self._recorded is None:
+            used = (
+                True,
+                c.entropy_coeff > 0 or c.entropy_coeff_schedule is not None,
+                c.use_kl_loss,
+            )
+            self._recorded = RecordedSteps(
+                self._learn, c.minibatch_size, self.optimizer.changes, used, obs, rows, rest
+            )
+        self._recorded.begin(obs, rows, rest, rates)
+        return self._recorded
+
+    def _learn(
+        self,
+        obs: tuple[torch.Tensor, ...],
+        columns: Sequence[torch.Tensor],
+        weight: torch.Tensor | None,
+        rates: Rates,
+        report: bool,
+    ) -> torch.Tensor:
+        """One gradient step; the report, if there is to be one."""
+        c = self.config
+        mask, old, categories, reals, logp, advantages, returns = columns
+        old_policy = self.head.unpack(old)
+        mb = Minibatch(categories, reals, logp, advantages, returns, old_policy, weight)
+        head, values = self.network(obs)
+        new = self._distribution(head, mask)
+        loss, terms = ppo_loss(
+            new, values, mb, c, entropy_coeff=rates.entropy_coeff, kl_coeff=rates.kl_coeff
+        )
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        numbers = self._report(loss, terms, new, mb) if report else loss
+        if c.grad_clip is not None:
+            self.optimizer.clip(c.grad_clip, c.grad_clip_by)
+        self.optimizer.step(rates.lr)
+        return numbers.detach()
 
     def _prepare(
         self, batch: Batch, obs: ObservationRows
@@ -239,12 +286,12 @@ class PPO:
             limit = math.inf if c.vf_clip_param is None else c.vf_clip_param
             numbers = [
                 loss,
-                -terms.surrogate.mean(),
-                terms.vf_error.mean(),
-                new.entropy().mean(),
-                mb.old.kl(new).mean(),
-                ((terms.ratio - 1).abs() > c.clip_param).float().mean(),
-                (terms.vf_error >= limit).float().mean(),
+                -mb.mean(terms.surrogate),
+                mb.mean(terms.vf_error),
+                mb.mean(new.entropy()),
+                mb.mean(mb.old.kl(new)),
+                mb.mean(((terms.ratio - 1).abs() > c.clip_param).float()),
+                mb.mean((terms.vf_error >= limit).float()),
                 self.optimizer.gradient_norm(),
             ]
             return torch.stack(numbers)

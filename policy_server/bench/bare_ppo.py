@@ -27,9 +27,17 @@ def mlp(inputs: int, hidden: list[int], outputs: int) -> nn.Sequential:
 class BarePPO:
     """Discrete actions, whole unrolls."""
 
-    def __init__(self, inputs: int, hidden: list[int], actions: int, config: PPOTraining):
-        self.config = config
-        self.actor, self.critic = mlp(inputs, hidden, actions), mlp(inputs, hidden, 1)
+    def __init__(
+        self,
+        inputs: int,
+        hidden: list[int],
+        actions: int,
+        config: PPOTraining,
+        device: torch.device,
+    ):
+        self.config, self.device = config, device
+        self.actor = mlp(inputs, hidden, actions).to(device)
+        self.critic = mlp(inputs, hidden, 1).to(device)
         parameters = [*self.actor.parameters(), *self.critic.parameters()]
         self.adam = torch.optim.Adam(parameters, lr=config.lr, eps=config.adam_eps, fused=True)
 
@@ -37,13 +45,13 @@ class BarePPO:
         """Learns from one batch without padding or truncated steps."""
         c = self.config
         steps, lanes = batch.rewards.shape
-        obs = torch.from_numpy(batch.obs[0])  # [T+1, B, 8]
-        rewards = torch.from_numpy(batch.rewards)
-        goes_on = 1.0 - torch.from_numpy(batch.terminated).float()
+        obs = torch.from_numpy(batch.obs[0]).to(self.device)  # [T+1, B, 8]
+        rewards = torch.from_numpy(batch.rewards).to(self.device)
+        goes_on = 1.0 - torch.from_numpy(batch.terminated).to(self.device).float()
         with torch.no_grad():
             values = self.critic(obs).squeeze(-1)  # [T+1, B]
             advantages = torch.zeros_like(rewards)
-            following = torch.zeros(lanes)
+            following = torch.zeros(lanes, device=self.device)
             for t in reversed(range(steps)):
                 delta = rewards[t] + c.gamma * values[t + 1] * goes_on[t] - values[t]
                 following = delta + c.gamma * c.lambda_ * goes_on[t] * following
@@ -53,10 +61,10 @@ class BarePPO:
             deviation = b_advantages.std(unbiased=False).clamp(min=1e-4)
             b_advantages = (b_advantages - b_advantages.mean()) / deviation
         b_obs = obs[:-1].flatten(0, 1)
-        b_actions = torch.from_numpy(batch.categories).flatten(0, 1)
-        b_logp = torch.from_numpy(batch.logp).flatten()
+        b_actions = torch.from_numpy(batch.categories).to(self.device).flatten(0, 1)
+        b_logp = torch.from_numpy(batch.logp).to(self.device).flatten()
         for _ in range(c.num_epochs):
-            order = torch.randperm(steps * lanes)
+            order = torch.randperm(steps * lanes).to(self.device)
             for at in torch.split(order, c.minibatch_size):
                 mb_obs = b_obs[at]
                 log_probs = torch.log_softmax(self.actor(mb_obs), dim=1)

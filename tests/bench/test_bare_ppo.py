@@ -25,7 +25,7 @@ def test_both_reach_the_same_weights():
         seed=1, device="cpu", threads=1,
     )  # fmt: skip
     before = learner.weights()
-    bare = BarePPO(OBSERVATION.shape[0], list(ModelConfig().hidden), 5, training)
+    bare = BarePPO(OBSERVATION.shape[0], list(ModelConfig().hidden), 5, training, learner.device)
     parameters = [*bare.actor.parameters(), *bare.critic.parameters()]
     torch.nn.utils.vector_to_parameters(torch.from_numpy(before.copy()), parameters)
 
