@@ -33,6 +33,7 @@ from policy_server.bench.trial import SETTLE_S, Load, Window
 from policy_server.bench.workloads import Workload
 
 COUNTS = (1, 2, 4, 16, 64, 256, 512)
+IDLE_COUNTS = (1, 64, 512)
 IDLE_S = 6.0  # long enough for a heartbeat on every connection
 WAYS: dict[str, type[AnySimulator]] = {"ZeroMQ": Simulator, "local socket": LocalSimulator}
 CROWD = Workload(f"1 to {COUNTS[-1]} simulators", COUNTS[-1], 1, 1, episode_steps=50)
@@ -66,7 +67,7 @@ def _one_way(way: str, plan: Plan, tell: Tell) -> tuple[list[Figure], Curves]:
         started(serving.main, plan.bind_for("crowd"), CROWD) as busy,
     ):
         with children(Child(crowd, busy.address, way)) as (simulators,):
-            few, most = (_idle(busy, simulators, n, tell) for n in (COUNTS[0], COUNTS[-1]))
+            idle = {n: _idle(busy, simulators, n, tell) for n in IDLE_COUNTS}
             simulators.pipe.send(None)
         for repeat in range(plan.repeats):
             with children(
@@ -79,9 +80,10 @@ def _one_way(way: str, plan: Plan, tell: Tell) -> tuple[list[Figure], Curves]:
                     crowded[count].append(_busy(busy, many, count, plan))
                 for simulators in both:
                     simulators.pipe.send(None)
-    more = COUNTS[-1] - COUNTS[0]
-    kilobytes = (most.rss_bytes - few.rss_bytes) / more / 1e3
-    microseconds = (most.cpu_share - few.cpu_share) / more * 1e6
+    first = idle[IDLE_COUNTS[0]]
+    more = {n: n - IDLE_COUNTS[0] for n in IDLE_COUNTS[1:]}
+    kilobytes = {n: (idle[n].rss_bytes - first.rss_bytes) / more[n] / 1e3 for n in more}
+    microseconds = {n: (idle[n].cpu_share - first.cpu_share) / more[n] * 1e6 for n in more}
     ratios = {
         count: tuple(a / b for a, b in zip(crowded[count], alone[count], strict=True))
         for count in COUNTS
@@ -92,9 +94,13 @@ def _one_way(way: str, plan: Plan, tell: Tell) -> tuple[list[Figure], Curves]:
             f"CPU per message, dearest ({dearest} simulators), {way}", "µs",
             tuple(crowded[dearest]), tuple(alone[dearest]), "one simulator", at_most(1.2),
         ),
-        Figure(f"memory per idle simulator, {way}", "kB", (kilobytes,), None, "", None),
-        Figure(f"CPU per idle simulator and second, {way}", "µs", (microseconds,), None, "", None),
     ]  # fmt: skip
+    for n in more:
+        which = f"idle simulator of {n}, {way}"
+        figures += [
+            Figure(f"memory per {which}", "kB", (kilobytes[n],), None, "", None),
+            Figure(f"CPU per second and {which}", "µs", (microseconds[n],), None, "", None),
+        ]
     curves: Curves = {
         f"{way}: CPU µs of the server per message": {n: tuple(of) for n, of in crowded.items()},
         f"{way}: the same, over one simulator's beside it": ratios,

@@ -25,6 +25,7 @@ from policy_server.bench.workloads import FRAMES, MANY, NEWEST, ONE, WIDE, Workl
 ECHO, SERVER = "echo", "server"
 LOCAL_ECHO, LOCAL_SERVER = "local echo", "server, local socket"
 CLIENT = "server, Python client"
+ZEROMQ_ECHO = "ZeroMQ echo"
 WAYS = (("ZeroMQ", SERVER), ("local socket", LOCAL_SERVER))
 """How simulators may come in, and the side that measures it."""
 
@@ -73,22 +74,32 @@ def frames(plan: Plan, tell: Tell) -> Result:
     answer = like_actions(FRAMES)
     with (
         started(echo.main, plan.bind_for("echo"), answer) as limit,
+        started(echo.local, answer) as local_limit,
         started(serving.main, plan.bind_for("stacks"), FRAMES) as stacks,
         started(serving.main, plan.bind_for("newest"), NEWEST) as newest,
     ):
-        sides = {ECHO: lambda: measure(limit, FRAMES, generator.raw, plan)}
-        for way, load in (("ZeroMQ", generator.raw), ("local socket", generator.local)):
+        sides = {}
+        for way, load, bare in (
+            ("ZeroMQ", generator.raw, limit),
+            ("local socket", generator.local, local_limit),
+        ):
+            sides[f"echo, stacks, {way}"] = partial(measure, bare, FRAMES, load, plan)
+            sides[f"echo, newest, {way}"] = partial(measure, bare, NEWEST, load, plan)
             sides[f"stacks, {way}"] = partial(measure, stacks, FRAMES, load, plan)
             sides[f"newest, {way}"] = partial(measure, newest, NEWEST, load, plan)
         trials = by_turns("W4", sides, plan, tell)
     figures = []
-    for way in ("ZeroMQ", "local socket"):
+    for way, _ in WAYS:
         whole, stacked = trials[f"stacks, {way}"], trials[f"newest, {way}"]
-        what, beside = f"stacks of 4 frames, {way}", "raw echo of as many bytes"
+        beside = "ZeroMQ echo of as many bytes"
         figures += [
-            _rate(whole, trials[ECHO], at_least(0.8), what, beside),
+            _rate(whole, trials["echo, stacks, ZeroMQ"], at_least(0.8), f"stacks of 4 frames, {way}", beside),
             _rate(stacked, whole, at_least(2.5), f"newest frame, {way}", "stacks sent"),
-        ]
+            _rate(
+                trials[f"echo, newest, {way}"], trials[f"echo, stacks, {way}"], None,
+                f"bare echo: newest frame, {way}", "bare echo: stacks",
+            ),
+        ]  # fmt: skip
     return Result("W4", FRAMES.title, tuple(figures), trials)
 
 
@@ -120,10 +131,10 @@ def _rate(
     limit: list[Trial],
     target: Target | None,
     what: str,
-    beside: str = "raw echo",
+    beside: str = ZEROMQ_ECHO,
 ) -> Figure:
     return compare(what, "messages_per_s", "/s", ours, limit, beside, target)
 
 
 def _p50(ours: list[Trial], limit: list[Trial], target: Target | None, what: str) -> Figure:
-    return compare(what, "p50_us", "µs", ours, limit, "raw echo", target)
+    return compare(what, "p50_us", "µs", ours, limit, ZEROMQ_ECHO, target)

@@ -29,10 +29,8 @@ def cells(work: str, figure: Figure) -> list[str]:
         f"{_amount(Spread.of(figure.limit), figure.unit)}, {figure.beside}"
         if figure.limit
         else figure.beside,
-        f"{number(verdict.median)} ({number(verdict.low)}-{number(verdict.high)})"
-        if figure.limit
-        else "",
-        "" if figure.target is None else str(figure.target),
+        _amount(verdict, "") if figure.limit else "",
+        "" if figure.target is None else f"{figure.target}{', always' if figure.always else ''}",
         {True: "yes", False: "no", None: ""}[figure.met],
         "" if figure.client_share is None else f"{figure.client_share:.0%}",
     ]
@@ -60,6 +58,8 @@ def details(work: str, side: str, trials: Sequence[Trial]) -> list[str]:
 def _amount(spread: Spread, unit: str) -> str:
     space = " " if unit and unit[0] not in "/" else ""
     text = f"{number(spread.median)}{space}{unit}"
+    if spread.low == spread.high:  # measured once
+        return text
     return f"{text} ({number(spread.low)}-{number(spread.high)})"
 
 
@@ -67,7 +67,9 @@ def print_table(
     console: Console, results: Sequence[Result], plan: Plan, conditions: Conditions
 ) -> None:
     """To the terminal."""
-    table = Table(*HEADINGS, title="the server against its limits", caption=plan.caption)
+    table = Table(title="the server against its limits", caption=plan.caption)
+    for heading in HEADINGS:  # on a narrow terminal a number goes on in the next line
+        table.add_column(heading, overflow="fold")
     for result in results:
         for figure in result.figures:
             row = cells(result.work, figure)
