@@ -30,6 +30,10 @@ LEAST_SHARE = 0.2
 process."""
 WINDOW_S = 0.5
 """Time over which a share is measured."""
+PROBE_S, PATIENCE_S, TRUST_S = 0.01, 0.1, 1.0
+"""Processor time that the other thread must get so soon before it is given steps, unless it got
+its share within the last second: among processes that never sleep a single step of 0.05 s took
+half a minute there. Longer than a time slice, for everybody gets a first one."""
 REST = 10
 """Times as long as a vain attempt took, the caller's thread does the work before the other is
 tried again: among processes that never sleep the other gets a third of a hundredth of a core, and
@@ -43,17 +47,30 @@ class IdleFirst:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "idle", initializer=_give_way)
-        self._resting_until = 0.0
+        self._resting_until = self._trusted_until = 0.0
 
     def __call__(self, steps: Steps[T]) -> T:
         """Does all of it; its result."""
         while True:
             if time.monotonic() < self._resting_until:
                 over = self._until_rested(steps)
+            elif not self._gets_a_core():
+                self._resting_until = time.monotonic() + REST * PATIENCE_S
+                continue
             else:
                 over = self._thread.submit(self._while_it_pays, steps).result()
             if over is not None:
                 return over[0]
+
+    def _gets_a_core(self) -> bool:
+        if time.monotonic() < self._trusted_until:
+            return True
+        try:
+            self._thread.submit(_use, PROBE_S).result(PATIENCE_S)
+        except TimeoutError:
+            return False  # it ends some day, and whatever comes behind it waits for it
+        self._trusted_until = time.monotonic() + TRUST_S
+        return True
 
     def _until_rested(self, steps: Steps[T]) -> tuple[T] | None:
         """The result, if there is one by then."""
@@ -76,8 +93,16 @@ class IdleFirst:
                         self._resting_until = now + REST * (now - since)
                         return None
                     since, used = now, cpu
+                    self._trusted_until = now + TRUST_S
         except StopIteration as end:
             return (end.value,)
+
+
+def _use(processor_s: float) -> None:
+    """Of the calling thread's own time."""
+    begin = time.thread_time()
+    while time.thread_time() - begin < processor_s:
+        pass
 
 
 def _give_way() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from handmade import random_batch
@@ -53,29 +55,63 @@ def one_core() -> Iterator[int]:
 def test_where_there_is_room_all_of_it_gives_way():
     places: list[tuple[bool, int]] = []
     drive = IdleFirst()
-    assert drive(steps(time.monotonic() + 0.05, places)) == "done"
-    assert drive(steps(time.monotonic() + 0.05, places)) == "done"
-    assert set(places) == {(False, os.SCHED_IDLE)}
+    for _ in range(2):
+        assert drive(steps(time.monotonic() + 0.5, places)) == "done"
+    gave_way = places.count((False, os.SCHED_IDLE))
+    # All of it, unless the machine is busy with something else.
+    assert gave_way > len(places) / 2
+    assert len(places) - gave_way == places.count((True, os.SCHED_OTHER))
     assert os.sched_getscheduler(0) != os.SCHED_IDLE
 
 
-@pytest.mark.timeout(60)
-def test_beside_a_process_that_never_sleeps_the_caller_goes_on(one_core):
-    never_sleeps = "print(flush=True)\nwhile True: pass"
-    busy = subprocess.Popen([sys.executable, "-c", never_sleeps], stdout=subprocess.PIPE)
+@contextmanager
+def one_that_never_sleeps() -> Iterator[subprocess.Popen[bytes]]:
+    program = "print(flush=True)\nwhile True: pass"
+    busy = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     try:
         assert busy.stdout is not None
         busy.stdout.readline()  # it runs
-        places: list[tuple[bool, int]] = []
-        assert IdleFirst()(steps(time.monotonic() + 3.0, places)) == "done"
+        yield busy
     finally:
         busy.kill()
         busy.communicate()
+
+
+@pytest.mark.timeout(60)
+def test_where_others_become_busy_the_caller_goes_on(one_core):
+    """In the middle of an update, which began when there was room."""
+    places: list[tuple[bool, int]] = []
+    with one_that_never_sleeps() as busy:
+        os.kill(busy.pid, signal.SIGSTOP)
+        later = threading.Timer(0.3, os.kill, (busy.pid, signal.SIGCONT))
+        later.start()
+        assert IdleFirst()(steps(time.monotonic() + 3.0, places)) == "done"
+        later.join()
     mine = [by_policy for caller, by_policy in places if caller]
+    assert not places[0][0], "there was room at first"
     assert mine, "the thread that gives way was starved to the end"
     assert os.SCHED_IDLE not in mine
-    # It had at least half a second, and next to nothing of it.
-    assert len(mine) > 2 * (len(places) - len(mine))
+
+
+@pytest.mark.timeout(60)
+def test_a_long_step_is_not_begun_where_there_is_no_core(one_core):
+    """Nobody could call it back."""
+    places: list[tuple[bool, int]] = []
+
+    def long() -> Steps[str]:
+        places.append((threading.current_thread() is threading.main_thread(), 0))
+        used = time.thread_time()
+        while time.thread_time() - used < 0.1:
+            pass
+        yield
+        return "done"
+
+    with one_that_never_sleeps():
+        began = time.monotonic()
+        assert IdleFirst()(long()) == "done"
+        assert places == [(True, 0)]
+        # Half a core, or at the worst what is left beside a few such processes; not a day.
+        assert time.monotonic() - began < 20
 
 
 def test_where_it_is_forbidden_the_work_is_done_all_the_same(monkeypatch, caplog):
@@ -84,8 +120,9 @@ def test_where_it_is_forbidden_the_work_is_done_all_the_same(monkeypatch, caplog
 
     monkeypatch.setattr(os, "sched_setscheduler", forbidden)
     places: list[tuple[bool, int]] = []
-    assert IdleFirst()(steps(time.monotonic() + 0.02, places)) == "done"
-    assert set(places) == {(False, os.SCHED_OTHER)}
+    assert IdleFirst()(steps(time.monotonic() + 0.5, places)) == "done"
+    assert (False, os.SCHED_OTHER) in places
+    assert {policy for _, policy in places} == {os.SCHED_OTHER}
     assert "cannot give way" in caplog.text
 
 
