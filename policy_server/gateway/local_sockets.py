@@ -19,6 +19,7 @@ import select
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Container
 from pathlib import Path
 
@@ -35,6 +36,9 @@ JAM_BYTES = 1 << 20
 FLOOD = 64
 """Frames in one read beyond which a peer does not take part but floods: a simulator waits for
 answers. It is sent away."""
+PREFIX = "policy-server-"
+YOUNG_S = 60.0
+"""A directory may be of a server that is just starting."""
 STRANGER_S = 10.0
 """Whoever has not said HELLO by then is sent away."""
 
@@ -49,7 +53,7 @@ class LocalSockets:
     def __init__(self, max_frame_bytes: int, max_connections: int):
         self.max_frame_bytes = max_frame_bytes
         self.max_connections = max_connections
-        self._directory = tempfile.mkdtemp(prefix="policy-server-")
+        self._directory = tempfile.mkdtemp(prefix=PREFIX)
         self.path = os.path.join(self._directory, "socket")
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -74,6 +78,7 @@ class LocalSockets:
         """None where the system has no such sockets, or no place for one."""
         if not hasattr(select, "epoll"):
             return None
+        _sweep(Path(tempfile.gettempdir()))
         try:
             return cls(max_frame_bytes, max_connections)
         except OSError as error:
@@ -243,3 +248,26 @@ class _Connection:
         self.unsent = bytearray()
         self.recv_into = accepted.recv_into
         self.send = accepted.send
+
+
+def _sweep(place: Path) -> None:
+    """Servers that were killed leave their directories behind: takes away those of this user's
+    where nobody listens."""
+    for directory in place.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            status = directory.lstat()
+            old = time.time() - status.st_mtime > YOUNG_S
+            if old and status.st_uid == os.getuid() and _deserted(directory / "socket"):
+                shutil.rmtree(directory)
+
+
+def _deserted(path: Path) -> bool:
+    """Nothing else counts as a no: a full queue, or a file that is no socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as caller:
+        try:
+            caller.connect(str(path))
+        except ConnectionRefusedError:
+            return path.is_socket()
+        except OSError:
+            return False
+    return False

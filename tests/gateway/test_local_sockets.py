@@ -9,6 +9,7 @@ import os
 import select
 import socket
 import stat
+import tempfile
 import time
 from pathlib import Path
 
@@ -235,6 +236,28 @@ def test_only_its_user_can_come_in_and_nothing_is_left_behind():
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     sockets.close()
     assert not directory.exists()
+
+
+def test_what_a_killed_server_left_is_swept_away(monkeypatch, tmp_path):
+    """And nothing else: not what is young, in use, or no server's."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    kept = LocalSockets(1024, 4)
+    for name in ("killed", "young", "other"):
+        (tmp_path / f"policy-server-{name}").mkdir()
+    for name in ("killed", "young"):
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(tmp_path / f"policy-server-{name}" / "socket"))
+    (tmp_path / "policy-server-other" / "socket").write_text("a file")
+    for directory in tmp_path.iterdir():
+        if not directory.name.endswith("young"):
+            os.utime(directory, (1, 1))
+    next_one = LocalSockets.open(1024, 4)
+    assert next_one is not None
+    left = {directory.name.removeprefix("policy-server-") for directory in tmp_path.iterdir()}
+    mine = {Path(sockets.path).parent.name[-8:] for sockets in (kept, next_one)}
+    assert left == {"young", "other", *mine}
+    kept.close()
+    next_one.close()
 
 
 def test_without_a_place_there_are_none(monkeypatch, tmp_path, caplog):
