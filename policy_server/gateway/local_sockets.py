@@ -36,7 +36,7 @@ JAM_BYTES = 1 << 20
 FLOOD = 64
 """Frames in one read beyond which a peer does not take part but floods: a simulator waits for
 answers. It is sent away."""
-PREFIX = "policy-server-"
+PREFIX = "policy-server-socket-"
 YOUNG_S = 60.0
 """A directory may be of a server that is just starting."""
 STRANGER_S = 10.0

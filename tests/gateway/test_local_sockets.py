@@ -243,17 +243,19 @@ def test_what_a_killed_server_left_is_swept_away(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     kept = LocalSockets(1024, 4)
     for name in ("killed", "young", "other"):
-        (tmp_path / f"policy-server-{name}").mkdir()
+        (tmp_path / f"policy-server-socket-{name}").mkdir()
     for name in ("killed", "young"):
         with socket.socket(socket.AF_UNIX) as left:
-            left.bind(str(tmp_path / f"policy-server-{name}" / "socket"))
-    (tmp_path / "policy-server-other" / "socket").write_text("a file")
+            left.bind(str(tmp_path / f"policy-server-socket-{name}" / "socket"))
+    (tmp_path / "policy-server-socket-other" / "socket").write_text("a file")
     for directory in tmp_path.iterdir():
         if not directory.name.endswith("young"):
             os.utime(directory, (1, 1))
     next_one = LocalSockets.open(1024, 4)
     assert next_one is not None
-    left = {directory.name.removeprefix("policy-server-") for directory in tmp_path.iterdir()}
+    left = {
+        directory.name.removeprefix("policy-server-socket-") for directory in tmp_path.iterdir()
+    }
     mine = {Path(sockets.path).parent.name[-8:] for sockets in (kept, next_one)}
     assert left == {"young", "other", *mine}
     kept.close()
