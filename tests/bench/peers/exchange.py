@@ -213,7 +213,7 @@ def rows(
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.peers.exchange")
     parser.add_argument("--simulators", default="1,16", help="with commas; default 1,16")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each window")
     parser.add_argument("--warmup", type=float, default=0.4, help="seconds of load before it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes every window")
