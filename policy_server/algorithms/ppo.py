@@ -24,6 +24,7 @@ Where this page deviates:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -193,7 +194,7 @@ class PPO:
                 self._learn, c.minibatch_size, self.optimizer.changes, used, obs, rows, rest
             )
         self._recorded.begin(obs, rows, rest, rates)
-        return self._recorded
+        return functools.partial(self._recorded, obs)
 
     def _learn(
         self,

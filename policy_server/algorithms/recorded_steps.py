@@ -82,7 +82,6 @@ class RecordedSteps:
         rates: Rates,
     ) -> None:
         """An update of steps that are `rows` of `obs` and what belongs to them."""
-        self._batch = obs
         self._rates.copy_(torch.tensor(rates))
         # Rows without weight must still be ones whose loss is finite: 0 times infinity is not 0.
         for mine, column in zip(self._columns, columns, strict=True):
@@ -91,11 +90,15 @@ class RecordedSteps:
             leaf.copy_(first.expand_as(leaf))
 
     def __call__(
-        self, rows: torch.Tensor, columns: Sequence[torch.Tensor], report: bool
+        self,
+        obs: ObservationRows,
+        rows: torch.Tensor,
+        columns: Sequence[torch.Tensor],
+        report: bool,
     ) -> torch.Tensor:
         """One step on `rows` of the observations and what belongs to them."""
         n = len(rows)
-        self._batch.write(rows, [leaf[:n] for leaf in self._obs])
+        obs.write(rows, [leaf[:n] for leaf in self._obs])
         for mine, column in zip(self._columns, columns, strict=True):
             mine[:n].copy_(column)
         self._weight[:n].fill_(1.0 / n)

@@ -81,9 +81,6 @@ def _one_way(way: str, plan: Plan, tell: Tell) -> tuple[list[Figure], Curves]:
                 for simulators in both:
                     simulators.pipe.send(None)
     first = idle[IDLE_COUNTS[0]]
-    more = {n: n - IDLE_COUNTS[0] for n in IDLE_COUNTS[1:]}
-    kilobytes = {n: (idle[n].rss_bytes - first.rss_bytes) / more[n] / 1e3 for n in more}
-    microseconds = {n: (idle[n].cpu_share - first.cpu_share) / more[n] * 1e6 for n in more}
     ratios = {
         count: tuple(a / b for a, b in zip(crowded[count], alone[count], strict=True))
         for count in COUNTS
@@ -95,12 +92,15 @@ def _one_way(way: str, plan: Plan, tell: Tell) -> tuple[list[Figure], Curves]:
             tuple(crowded[dearest]), tuple(alone[dearest]), "one simulator", at_most(1.2),
         ),
     ]  # fmt: skip
-    for n in more:
-        which = f"idle simulator of {n}, {way}"
+    for n in IDLE_COUNTS[1:]:
+        kilobytes = (idle[n].rss_bytes - first.rss_bytes) / (n - IDLE_COUNTS[0]) / 1e3
         figures += [
-            Figure(f"memory per {which}", "kB", (kilobytes[n],), None, "", None),
-            Figure(f"CPU per second and {which}", "µs", (microseconds[n],), None, "", None),
-        ]
+            Figure(f"memory per idle simulator of {n}, {way}", "kB", (kilobytes,), None, "", None),
+            Figure(
+                f"CPU per second, {n} idle simulators, {way}", "ms",
+                (idle[n].cpu_share * 1e3,), (first.cpu_share * 1e3,), "one idle simulator", None,
+            ),
+        ]  # fmt: skip
     curves: Curves = {
         f"{way}: CPU µs of the server per message": {n: tuple(of) for n, of in crowded.items()},
         f"{way}: the same, over one simulator's beside it": ratios,
