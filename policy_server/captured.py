@@ -13,6 +13,7 @@ Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,13 @@ import torch
 
 WARM_UPS = 3
 """Times that the work is done before it is recorded: libraries choose their ways at first."""
+
+
+@functools.cache
+def _stream(device: int) -> torch.cuda.Stream:
+    """Where work of a GPU is recorded: what shares memory must share it. torch's own choice would
+    be one for all GPUs."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class Captured:
@@ -56,16 +64,18 @@ class Captured:
 
     def _capture(self, changes: Sequence[torch.Tensor]) -> None:
         before = [tensor.clone() for tensor in changes]
-        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        here, aside = torch.cuda.current_stream(), _stream(torch.cuda.current_device())
         aside.wait_stream(here)
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UPS):
-                self._work()
-        here.wait_stream(aside)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=self.pool):
-            self._result = self._work()
-        self.pool = self._graph.pool()
-        with torch.no_grad():
-            for tensor, was in zip(changes, before, strict=True):
-                tensor.copy_(was)
+        try:
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UPS):
+                    self._work()
+            here.wait_stream(aside)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, pool=self.pool, stream=aside):
+                self._result = self._work()
+            self.pool = self._graph.pool()
+        finally:
+            with torch.no_grad():
+                for tensor, was in zip(changes, before, strict=True):
+                    tensor.copy_(was)

@@ -74,9 +74,9 @@ class ModelConfig:
         share_layers: policy and value share all hidden layers as well.
         free_log_std: one learned log deviation per action, not a function of the observation.
         initial_log_std: where it begins.
-        precision: of everything in front of the heads: "float32" or "bfloat16", which is faster
-            where there are convolutions on a GPU. Weights, heads and log-probabilities stay in
-            float32. Custom networks choose by themselves.
+        precision: of everything in front of the heads: "float32" or "bfloat16", which is meant
+            for convolutions on a GPU. Weights, heads and log-probabilities stay in float32. Not
+            for custom networks, which choose by themselves.
         custom: "module:Class" of a torch module of the user's own (see docs), or None.
         custom_kwargs: its keyword arguments.
     """

@@ -142,6 +142,11 @@ def _check_learning(prefix: str, policy: Settings | PolicySettings) -> None:
         )
     if model.custom is not None and not re.fullmatch(r"[\w.]+:[\w.]+", model.custom):
         raise ConfigError(f'{prefix}model.custom: expected "module:Class", got {model.custom!r}.')
+    if model.custom is not None and model.precision != "float32":
+        raise ConfigError(
+            f"{prefix}model.precision = {model.precision!r} with {prefix}model.custom = "
+            f"{model.custom!r}: a network of your own chooses by itself; leave precision out."
+        )
     if model.custom is None and model.custom_kwargs:
         raise ConfigError(
             f"{prefix}model.custom_kwargs = {model.custom_kwargs!r} with model.custom = none: name "

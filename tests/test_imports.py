@@ -30,6 +30,7 @@ ONLY = {
     "policy_server.types": ("sim_clients.protocol",),
     "policy_server.errors": (),
     "policy_server.config": (),
+    "policy_server.captured": (),
     "policy_server.rollouts": (
         "policy_server.types",
         "policy_server.config",

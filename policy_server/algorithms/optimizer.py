@@ -48,7 +48,7 @@ class FlatAdam:
 
     @property
     def changes(self) -> list[torch.Tensor]:
-        """All that a step changes."""
+        """All that a step changes and a later one needs."""
         return [self.weights, self._first_moment, self._second_moment, self._steps]
 
     def zero_grad(self) -> None:

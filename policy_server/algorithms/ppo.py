@@ -168,7 +168,7 @@ class PPO:
             for rows, *mb_columns in zip(*(c.tensor_split(parts) for c in shuffled), strict=True):
                 numbers = step(rows, mb_columns, report)
                 if report:
-                    reports.append(numbers.clone())
+                    reports.append(numbers.clone())  # the next step may write over them
                 yield
 
         metrics |= dict(zip(_REPORT, torch.stack(reports).mean(0).tolist(), strict=True))
@@ -347,7 +347,8 @@ class PPO:
         except RuntimeError as error:
             raise CheckpointError(f"The stored network does not fit this one: {error}") from error
         self.optimizer.load(state.tensors)
-        self.kl_coeff = float(state.data["kl_coeff"])
+        if self.config.use_kl_loss:  # what was stored without a penalty is 0, and cannot adapt
+            self.kl_coeff = float(state.data["kl_coeff"]) or self.config.kl_coeff
         generator = torch.tensor(list(bytes.fromhex(state.data["generator"])), dtype=torch.uint8)
         self.generator.set_state(generator)
 

@@ -8,6 +8,7 @@ the rest.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -61,18 +62,14 @@ class RecordedSteps:
         self._weight = torch.full((size,), 1.0 / size, device=device)
         self._rates = torch.zeros(len(used), device=device)
         rates = Rates(*(self._rates[i] if use else 0.0 for i, use in enumerate(used)))
-        self._steps = {}
+        places = (tuple(self._obs), self._columns, self._weight, rates)
+        self._steps: dict[bool, Captured] = {}
         pool = None
         for report in (False, True):
-            self._steps[report] = Captured(
-                lambda report=report: learn(  # type: ignore[misc]
-                    self._obs, self._columns, self._weight, rates, report
-                ),
-                device,
-                changes,
-                pool,
-            )
+            work = functools.partial(learn, *places, report)
+            self._steps[report] = Captured(work, device, changes, pool)
             pool = self._steps[report].pool
+        self._filled = size  # rows of the newest minibatch
 
     def begin(
         self,
@@ -101,6 +98,8 @@ class RecordedSteps:
         obs.write(rows, [leaf[:n] for leaf in self._obs])
         for mine, column in zip(self._columns, columns, strict=True):
             mine[:n].copy_(column)
-        self._weight[:n].fill_(1.0 / n)
-        self._weight[n:].zero_()
+        if n != self._filled:
+            self._weight[:n].fill_(1.0 / n)
+            self._weight[n:].zero_()
+            self._filled = n
         return self._steps[report]()

@@ -10,6 +10,7 @@ Lives on the gateway's thread.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ import torch
 
 from policy_server.captured import Captured
 from policy_server.inference.torch_executor import TorchExecutor
+from policy_server.networks.flatten import some_value
 from policy_server.networks.policy import PolicyNetwork
+from policy_server.networks.snapshot import load_flat
 from policy_server.types import Leaves
 from sim_clients.protocol.spaces import Space, leaves
 
@@ -34,6 +37,9 @@ class CudaGraphExecutor(TorchExecutor):
         network: the policy's.
         space: of observations, as the network sees them.
         device: a GPU. On a CPU nothing is recorded, and all else is the same.
+
+    Only observations and heads pass through page-locked memory; new weights are copied tensor by
+    tensor from where Ray has put them.
     """
 
     def __init__(self, network: PolicyNetwork, space: Space, device: torch.device):
@@ -45,8 +51,7 @@ class CudaGraphExecutor(TorchExecutor):
         rows = _most_rows(space)
         for _, leaf in leaves(space):
             # What no observation can be would be no index for a network that takes it for one.
-            one = np.broadcast_to(np.asarray(getattr(leaf, "start", 0), leaf.dtype), leaf.shape)
-            blank = torch.from_numpy(np.stack([one] * rows))
+            blank = torch.from_numpy(np.stack([some_value(leaf)] * rows))
             self._staged.append(blank.pin_memory() if pinned else blank)
             self._inputs.append(self._staged[-1].numpy())
             self._static.append(blank.to(device, copy=True))
@@ -61,9 +66,13 @@ class CudaGraphExecutor(TorchExecutor):
         self._answer = answer.pin_memory() if pinned else answer
         self._rows = rows
 
-    def _forward(self, size: int) -> Any:
-        obs = [leaf[:size] for leaf in self._static]
-        return lambda: self.network.policy(obs).float()
+    def load(self, weights: np.ndarray) -> None:
+        load_flat(self.network, weights)  # written over the old ones, where the graphs find them
+        self._read_log_std()
+
+    def _forward(self, size: int) -> Callable[[], torch.Tensor]:
+        obs, network = [leaf[:size] for leaf in self._static], self.network
+        return lambda: network.policy(obs).float()
 
     @torch.inference_mode()
     def __call__(self, obs: Leaves) -> np.ndarray:

@@ -65,8 +65,8 @@ def make_executor(network: PolicyNetwork, space: Space, config: InferenceConfig)
     fits = plain is not None and NumpyExecutor.fits(plain)
     if config.executor == "numpy" and not fits:
         raise ConfigError(
-            "inference.executor: 'numpy' runs plain MLPs only, and this policy's network is more "
-            "than that: use 'auto' or 'torch'."
+            "inference.executor: 'numpy' runs plain MLPs only, in float32, and this policy's "
+            "network is more than that: use 'auto' or 'torch'."
         )
     if config.executor not in EXECUTORS:
         raise ConfigError(

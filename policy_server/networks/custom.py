@@ -17,6 +17,7 @@ from torch import nn
 
 from policy_server.config import ModelConfig
 from policy_server.errors import ConfigError
+from policy_server.networks.flatten import some_value
 from policy_server.networks.policy import Observations, PolicyNetwork, head_width
 from policy_server.types import ActionLayout, PolicySpaces
 from sim_clients.protocol.spaces import leaves
@@ -102,8 +103,6 @@ def _construct(name: str, spaces: PolicySpaces, outputs: int, kwargs: dict[str, 
 
 
 def _first_observations(spaces: PolicySpaces, n: int) -> tuple[torch.Tensor, ...]:
-    columns = []
-    for _, leaf in leaves(spaces.observation):
-        start = np.reshape(np.broadcast_to(getattr(leaf, "start", 0), leaf.shape), leaf.shape)
-        columns.append(torch.from_numpy(np.stack([start.astype(leaf.dtype)] * n)))
-    return tuple(columns)
+    return tuple(
+        torch.from_numpy(np.stack([some_value(leaf)] * n)) for _, leaf in leaves(spaces.observation)
+    )

@@ -20,6 +20,15 @@ def is_image(leaf: Leaf) -> bool:
     return isinstance(leaf, Box) and len(leaf.shape) == 3
 
 
+def some_value(leaf: Leaf) -> np.ndarray:
+    """An observation that is possible: the first option, or the number nearest to 0.
+    `[*leaf.shape]`"""
+    if isinstance(leaf, Box):
+        return np.clip(np.zeros(leaf.shape, leaf.dtype), leaf.low, leaf.high).astype(leaf.dtype)
+    start = np.broadcast_to(getattr(leaf, "start", 0), leaf.shape)
+    return start.astype(leaf.dtype).reshape(leaf.shape)
+
+
 def byte_scale(leaf: Leaf) -> float:
     """Factor that brings full-range bytes into 0..1; 1 for everything else.
 

@@ -27,6 +27,12 @@ GPU = pytest.param(
 )
 
 
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, too."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 def make(device: str, records: bool, model: ModelConfig | None = None, **options: Any) -> PPO:
     defaults = {
         "lr": 1e-3, "minibatch_size": 16, "num_epochs": 3, "train_batch_size": 64,
@@ -49,22 +55,65 @@ def make(device: str, records: bool, model: ModelConfig | None = None, **options
         {"grad_clip": 0.1},
         {"grad_clip": 0.1, "grad_clip_by": "norm", "minibatch_size": 64},
         {"model": ModelConfig(hidden=(16,), free_log_std=False, share_layers=True)},
+        {"minibatch_size": 1, "num_epochs": 1},
     ],
     ids=str,
 )
 def test_recorded_steps_learn_the_same(device: str, options: dict[str, Any]) -> None:
     """Over updates of unlike sizes, whose minibatches are unlike too (the batch of 9 is smaller
     than a minibatch, that of 50 makes 12 and 13), with rates that move in between."""
-    free, recorded = make("cpu", False, **options), make(device, True, **options)
+    free, recorded = make(device, False, **options), make(device, True, **options)
+    actor = make("cpu", False, **options).network
     for update, lengths in enumerate([(9, 1, 5, 8), (3, 2, 2, 2), (13, 12, 13, 12), (9, 1, 5, 8)]):
         size = max(lengths)
-        batch = random_batch(free.network, SPACES, size, 4, update, np.array(lengths))
+        batch = random_batch(actor, SPACES, size, 4, update, np.array(lengths))
         expected, metrics = free.update(batch, update), recorded.update(batch, update)
         assert metrics == pytest.approx(expected, rel=2e-3, abs=2e-5)
     np.testing.assert_allclose(
         flatten_parameters(recorded.network), flatten_parameters(free.network), atol=2e-5
     )
     assert recorded.kl_coeff == pytest.approx(free.kl_coeff)
+
+
+def test_half_precision_is_recorded_like_any_other() -> None:
+    """In bfloat16 another order of adding up shows; the direction is the same."""
+    model = ModelConfig(hidden=(16,), precision="bfloat16")
+    free, recorded = make("cpu", False, model=model), make("cpu", True, model=model)
+    before = flatten_parameters(free.network)
+    batch = random_batch(free.network, SPACES, 9, 4, 0)
+    expected, metrics = free.update(batch, 0), recorded.update(batch, 0)
+    assert metrics == pytest.approx(expected, rel=0.05, abs=0.01)
+    moves = [flatten_parameters(ppo.network) - before for ppo in (free, recorded)]
+    assert np.corrcoef(*moves)[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("records", [False, True])
+def test_a_state_of_before_goes_on_the_same(records: bool) -> None:
+    """It is written to where the steps find it."""
+    first = make("cpu", records)
+    batches = [random_batch(first.network, SPACES, 9, 4, seed) for seed in range(3)]
+    first.update(batches[0], 0)
+    state = first.state()
+    first.update(batches[1], 1)
+    first.load(state)
+    other = make("cpu", records)
+    other.load(state)
+    for ppo in (first, other):
+        ppo.update(batches[2], 2)
+    np.testing.assert_array_equal(
+        flatten_parameters(first.network), flatten_parameters(other.network)
+    )
+
+
+@pytest.mark.parametrize("records", [False, True])
+def test_whether_there_is_a_penalty_is_said_by_the_settings(records: bool) -> None:
+    """Not by the state that is loaded."""
+    penalised, free = make("cpu", records), make("cpu", records, use_kl_loss=False)
+    state, other = penalised.state(), free.state()
+    free.load(state)
+    assert free.kl_coeff == 0.0
+    penalised.load(other)
+    assert penalised.kl_coeff == penalised.config.kl_coeff
 
 
 def test_what_a_step_changes_can_be_put_back() -> None:
@@ -91,7 +140,7 @@ def test_a_row_without_weight_cannot_spoil_the_others() -> None:
     ppo = make("cpu", True, num_epochs=1)
     ppo.update(random_batch(ppo.network, SPACES, 13, 4, 0, np.array([13, 12, 13, 12])), 0)
     assert ppo._recorded is not None
-    for column in ppo._recorded._columns:
+    for column in (*ppo._recorded._columns, *ppo._recorded._obs):
         if column.is_floating_point():
             column.fill_(torch.inf)
     metrics = ppo.update(random_batch(ppo.network, SPACES, 9, 4, 1, np.array([3, 2, 2, 2])), 1)

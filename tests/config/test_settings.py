@@ -196,6 +196,7 @@ def test_a_policy_mapping_is_no_function() -> None:
         ({"model": {"hidden": [64, 0]}}, ["model.hidden[1]: expected at least 1, got 0"]),
         ({"model": {"conv_filters": [[16, 4, 0]]}}, ["model.conv_filters[0] stride: expected at least 1"]),
         ({"model": {"activation": "tanhh"}}, ["model.activation: expected one of tanh"]),
+        ({"model": {"precision": "bfloat16", "custom": "a:B"}}, ["model.precision", "'a:B'"]),
         ({"model": {"precision": "bf16"}}, ["model.precision: expected one of float32, bfloat16"]),
         ({"model": {"conv_activation": "x"}}, ["model.conv_activation: expected one of tanh"]),
         ({"model": {"custom": "Net"}}, ["model.custom", "module:Class", "'Net'"]),

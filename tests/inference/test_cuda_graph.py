@@ -22,6 +22,12 @@ GPU = pytest.param(
 )
 
 
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, too."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_graph, "MOST_ROWS", 24)
@@ -34,6 +40,7 @@ def test_every_number_of_rows_gives_the_learners_numbers(device, space):
     """Under, at and above each bucket, several times the largest one, in an order in which rows
     of earlier ticks are left over; and again with other weights."""
     made = CudaGraphExecutor(network(space, 1), space, torch.device(device))
+    places = [parameter.data_ptr() for parameter in made.network.parameters()]
     for seed in (2, 3):
         learner = network(space, seed)
         made.load(flatten_parameters(learner))
@@ -46,6 +53,8 @@ def test_every_number_of_rows_gives_the_learners_numbers(device, space):
             assert mine.dtype == np.float32
             np.testing.assert_allclose(mine, head.numpy(), rtol=1e-4, atol=1e-4)
         np.testing.assert_array_equal(made.log_std, learner.log_std.detach().numpy())
+    # What has been recorded looks for them where they were.
+    assert places == [parameter.data_ptr() for parameter in made.network.parameters()]
 
 
 @pytest.mark.usefixtures("small")
@@ -83,3 +92,15 @@ def test_auto_records_our_own_networks_only():
     assert isinstance(made, CudaGraphExecutor)
     eager = make_executor(network(IMAGES, 1), IMAGES, InferenceConfig("cuda", "torch"))
     assert type(eager) is TorchExecutor
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs")
+def test_each_gpu_records_its_own():
+    learner = network(IMAGES, 2)
+    obs = observations(IMAGES, 5)
+    for device in ("cuda:0", "cuda:1"):
+        made = CudaGraphExecutor(network(IMAGES, 1), IMAGES, torch.device(device))
+        made.load(flatten_parameters(learner))
+        with torch.no_grad():
+            head, _ = learner([torch.from_numpy(leaf) for leaf in obs])
+        np.testing.assert_allclose(made(obs), head.numpy(), rtol=1e-4, atol=1e-4)

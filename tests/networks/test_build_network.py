@@ -11,7 +11,7 @@ from policy_server.config import ModelConfig
 from policy_server.errors import ConfigError, UnsupportedSpaceError
 from policy_server.networks import PolicyNetwork, build_network
 from policy_server.networks.conv import default_filters, output_sizes
-from policy_server.networks.flatten import VectorPart
+from policy_server.networks.flatten import VectorPart, some_value
 from policy_server.types import PolicySpaces
 from sim_clients.protocol.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
 
@@ -309,3 +309,22 @@ def test_bfloat16_stays_in_front_of_the_heads(shared):
     plain = PolicySpaces(Box(-1, 1, (3,)), Discrete(4))
     assert build_network(plain, ModelConfig()).policy_layers() is not None
     assert build_network(plain, ModelConfig(precision="bfloat16")).policy_layers() is None
+
+
+@pytest.mark.parametrize(
+    ("leaf", "expected"),
+    [
+        (Box(5, 9, (2,), "int64"), [5, 5]),
+        (Box(-9, -5, (2,), "int64"), [-5, -5]),
+        (Box(-1, np.inf, (2,)), [0, 0]),
+        (Discrete(3, start=-4), -4),
+        (MultiDiscrete([2, 3], start=[1, 0]), [1, 0]),
+        (MultiBinary(2), [0, 0]),
+    ],
+    ids=str,
+)
+def test_some_value_is_one_of_the_space(leaf, expected):
+    value = some_value(leaf)
+    assert value.dtype == leaf.dtype
+    assert value.shape == tuple(leaf.shape)
+    np.testing.assert_array_equal(value, expected)
