@@ -9,7 +9,7 @@ from pathlib import Path
 from policy_server.address import check_address
 from policy_server.errors import AddressError, ConfigError
 
-WORK = ("W1", "W1'", "W2", "W3", "W4", "W5", "W7", "W8", "curve")
+WORK = ("W1", "W1'", "W2", "W3", "W4", "W5", "W7", "W8", "curve", "parts")
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,9 @@ class Swallower:
         return PolicyState({}, {})
 
 
-def main(pipe: Connection, bind: str, workload: Workload) -> None:
-    """A process of its own. `pipe` says "books" and "stop"; see `child.Serving`."""
+def build(workload: Workload, bind: str) -> Any:
+    """A gateway as the server builds it, with a `Swallower` for a learner."""
     from policy_server import server
-    from policy_server.gateway.loop import RouterLoop
     from policy_server.learners.learner import Learner
     from policy_server.settings import Settings
 
@@ -58,10 +57,19 @@ def main(pipe: Connection, bind: str, workload: Workload) -> None:
         weights = Learner(**{**arguments, "threads": 1}).weights()
         return Swallower(arguments["policy_name"], weights)
 
-    allow_many_sockets()
-    loop = RouterLoop(settings.server)
     gateway = server.build_gateway(settings, make_learner, None, None, 0)
     gateway.train(None)
+    return gateway
+
+
+def main(pipe: Connection, bind: str, workload: Workload) -> None:
+    """A process of its own. `pipe` says "books" and "stop"; see `child.Serving`."""
+    from policy_server.gateway.loop import RouterLoop
+    from policy_server.settings import Settings
+
+    allow_many_sockets()
+    loop = RouterLoop(Settings.from_mapping(workload.settings(bind)).server)
+    gateway = build(workload, bind)
 
     def run() -> None:
         try:

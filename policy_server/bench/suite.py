@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from policy_server.bench import curve, exchange, learning, publication, slow_simulators, updates
+from policy_server.bench import (
+    curve,
+    exchange,
+    learning,
+    parts,
+    publication,
+    slow_simulators,
+    updates,
+)
 from policy_server.bench.figure import Result, Tell
 from policy_server.bench.plan import Plan
 
@@ -18,6 +26,7 @@ WORKS: dict[str, Callable[[Plan, Tell], Result]] = {
     "W7": updates.updates,
     "W8": publication.publication,
     "curve": curve.curve,
+    "parts": parts.parts,
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from policy_server.bench import curve, exchange, learning, publication
+from policy_server.bench import curve, exchange, learning, parts, publication
 from policy_server.bench.plan import Plan
 from policy_server.bench.suite import run
 from policy_server.bench.workloads import WIDE
@@ -21,7 +21,7 @@ def test_nothing_is_lost_however_fast_it_comes(name, bind, tmp_path):
     if bind == "ipc":
         bind = f"ipc://{tmp_path}/bench"
     (result,) = run(Plan((name,), bind=bind, **SHORT))
-    assert exchange.ECHO in result.trials
+    assert any(side.startswith(exchange.ECHO) for side in result.trials)
     assert len(result.trials) >= 4
     lanes = WIDE.lanes if name == "W3" else 1
     for side, trials in result.trials.items():
@@ -29,7 +29,7 @@ def test_nothing_is_lost_however_fast_it_comes(name, bind, tmp_path):
             assert 0 < trial.p50_us <= trial.p99_us
             assert trial.env_steps_per_s == trial.messages_per_s * lanes
             assert 0 < trial.client_share < 1
-            if side in (exchange.ECHO, exchange.LOCAL_ECHO):
+            if side.startswith((exchange.ECHO, exchange.LOCAL_ECHO)):
                 assert trial.accepted is None
                 continue
             # Every step that was answered was stored, and none was thrown away unlearned.
@@ -84,3 +84,10 @@ def test_the_other_work_gives_figures(name):
     assert all(value > 0 for figure in judged for value in figure.verdicts)
     for points in result.curves.values():
         assert tuple(points) == curve.COUNTS
+
+
+@pytest.mark.bench
+def test_every_part_runs_beside_its_like():
+    (result,) = run(Plan(("parts",), **SHORT))
+    assert [figure.what for figure in result.figures] == [part.what for part in parts.PARTS]
+    assert all(value > 0 for figure in result.figures for value in figure.verdicts)

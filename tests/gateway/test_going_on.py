@@ -70,7 +70,7 @@ class Server:
             self.taken.append(short and go_on(*arguments))
             return self.taken[-1]
 
-        self.gateway.reader._shortcut = watched
+        self.gateway.reader.shortcut = watched
         self.now = 0.0
 
     def _learner(self, arguments: dict[str, Any], state: Any) -> Recorder:
