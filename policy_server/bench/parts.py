@@ -20,7 +20,7 @@ from policy_server.bench.figure import Figure, Result, Tell
 from policy_server.bench.frames import StepFrames, hello
 from policy_server.bench.plan import Plan
 from policy_server.bench.serving import build
-from policy_server.bench.workloads import ACTION, FRAMES, MANY, NEWEST, OBSERVATION, Workload
+from policy_server.bench.workloads import ACTION, FRAMES, MANY, OBSERVATION, Workload
 
 Call = Callable[[], Any]
 SHARE = 0.1
@@ -83,7 +83,8 @@ def _time(call: Call, seconds: float) -> float:
 
 
 def tick(workload: Workload, messages: int, quick: bool = True) -> Call:
-    """A tick of so many STEPs, answered and recorded; `quick`: the compiled way where it can be."""
+    """A tick of so many STEPs, put together, answered and recorded; `quick`: the compiled way
+    where it can be."""
     gateway = build(workload, "tcp://127.0.0.1:*")
     if not quick:
         gateway.reader.shortcut = lambda *_: False
@@ -182,10 +183,6 @@ PARTS = (
             "the general way", partial(tick, MANY, n, False),
         )
         for n in (1, 4, 8, 16)
-    ),
-    Part(
-        "tick of 4 newest frames, stacked by the server", partial(tick, NEWEST, 4),
-        "4 whole stacks", partial(tick, FRAMES, 4),
     ),
     *(
         Part(
