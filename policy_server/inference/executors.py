@@ -1,8 +1,9 @@
 """Ways to run a policy's network forward. All of them give the learner's numbers.
 
 NumPy for small plain MLPs on a CPU: to choose 16 actions of an 8-64-64-5 network takes 13 us
-there and 62 us in eager torch (`policy-server bench --workloads parts`). Torch for everything else; on a GPU as CUDA graphs (`cuda_graph`), except for networks
-of the user's own, whose Python may decide by what it sees.
+there and 62 us in eager torch (`policy-server bench --workloads parts`). Torch for everything
+else; on a GPU as CUDA graphs (`cuda_graph`), except for networks of the user's own, whose Python
+may decide by what it sees.
 
 Lives on the gateway's thread.
 """

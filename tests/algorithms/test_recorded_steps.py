@@ -17,20 +17,11 @@ from policy_server.config import ModelConfig
 from policy_server.networks import flatten_parameters
 from policy_server.types import PolicySpaces
 from sim_clients.protocol.spaces import Box, Dict, MultiDiscrete
+from tests.gpu import DEVICES, full_precision, needs_gpu  # noqa: F401
 
 SEEN = Dict({"camera": Box(0, 255, (6, 6, 2), "uint8"), "speed": Box(-1, 1, (3,))})
 ACTION = Dict({"steer": Box(-1, 1, (2,)), "use": MultiDiscrete([3, 2])})
 SPACES = PolicySpaces(SEEN, ACTION, mask=True)
-GPU = pytest.param(
-    "cuda",
-    marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-)
-
-
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU, too."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 def make(device: str, records: bool, model: ModelConfig | None = None, **options: Any) -> PPO:
@@ -45,7 +36,7 @@ def make(device: str, records: bool, model: ModelConfig | None = None, **options
     return ppo
 
 
-@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     "options",
     [
@@ -147,7 +138,7 @@ def test_a_row_without_weight_cannot_spoil_the_others() -> None:
     assert all(np.isfinite(value) for value in metrics.values())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@needs_gpu
 def test_a_gpu_records_by_itself() -> None:
     training = PPOTraining(minibatch_size=16, train_batch_size=64)
     assert PPO(SPACES, ModelConfig(), training, seed=0, device=torch.device("cuda")).records

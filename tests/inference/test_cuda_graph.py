@@ -13,19 +13,10 @@ from policy_server.inference.cuda_graph import CudaGraphExecutor, bucket
 from policy_server.inference.executors import make_executor
 from policy_server.inference.torch_executor import TorchExecutor
 from policy_server.networks.snapshot import flatten_parameters
+from tests.gpu import DEVICES, full_precision, needs_gpu  # noqa: F401
 from tests.inference.test_executors import IMAGES, VECTORS, network, observations
 
 CPU = torch.device("cpu")
-GPU = pytest.param(
-    "cuda",
-    marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-)
-
-
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU, too."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 @pytest.fixture
@@ -35,7 +26,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("space", [VECTORS, IMAGES], ids=["vectors", "images"])
-@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.parametrize("device", DEVICES)
 def test_every_number_of_rows_gives_the_learners_numbers(device, space):
     """Under, at and above each bucket, several times the largest one, in an order in which rows
     of earlier ticks are left over; and again with other weights."""
@@ -86,7 +77,7 @@ def test_a_machine_without_gpu_says_so():
         make_executor(network(VECTORS, 1), VECTORS, InferenceConfig("cpu", "cuda_graph"))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@needs_gpu
 def test_auto_records_our_own_networks_only():
     made = make_executor(network(IMAGES, 1), IMAGES, InferenceConfig("cuda", "auto"))
     assert isinstance(made, CudaGraphExecutor)
