@@ -2,19 +2,18 @@
 
 Busy: exactly one message is under way at any time, however many simulators take their turns with
 it, so that no batch hides what a session costs. Machines change their pace from one second to the
-next: beside every count, by turns, another server answers a single simulator. Idle: connected,
-and silent.
+next: another server answers a single simulator meanwhile, every few messages by turns. Idle:
+connected, and silent.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from statistics import median
 from typing import NamedTuple
-
-import numpy as np
 
 from policy_server.bench import serving
 from policy_server.bench.child import Child, Serving, children
@@ -28,15 +27,24 @@ from policy_server.bench.generator import (
     farewell,
 )
 from policy_server.bench.plan import Plan
-from policy_server.bench.resources import allow_many_sockets
-from policy_server.bench.trial import SETTLE_S, Load, Window
+from policy_server.bench.resources import allow_many_sockets, available, pin
+from policy_server.bench.trial import SETTLE_S, Window
 from policy_server.bench.workloads import Workload
 
 COUNTS = (1, 2, 4, 16, 64, 256, 512)
 IDLE_COUNTS = (1, 64, 512)
 IDLE_S = 6.0  # long enough for a heartbeat on every connection
+TURN = 64
+"""Messages to one server before it is the other's turn: a few milliseconds."""
 WAYS: dict[str, type[AnySimulator]] = {"ZeroMQ": Simulator, "local socket": LocalSimulator}
 CROWD = Workload(f"1 to {COUNTS[-1]} simulators", COUNTS[-1], 1, 1, episode_steps=50)
+
+
+class Busy(NamedTuple):
+    """CPU microseconds per message of the server with many simulators, and of the other."""
+
+    crowded: float
+    alone: float
 
 
 class Idle(NamedTuple):
@@ -60,36 +68,30 @@ def curve(plan: Plan, tell: Tell) -> Result:
 
 def _one_way(way: str, plan: Plan, tell: Tell) -> tuple[list[Figure], Curves]:
     """Every repeat goes once through all counts, each by turns with one simulator elsewhere."""
-    crowded: dict[int, list[float]] = {count: [] for count in COUNTS}
-    alone: dict[int, list[float]] = {count: [] for count in COUNTS}
+    busy: dict[int, list[Busy]] = {count: [] for count in COUNTS}
     with (
         started(serving.main, plan.bind_for("alone"), CROWD) as quiet,
-        started(serving.main, plan.bind_for("crowd"), CROWD) as busy,
+        started(serving.main, plan.bind_for("crowd"), CROWD) as full,
     ):
-        with children(Child(crowd, busy.address, way)) as (simulators,):
-            idle = {n: _idle(busy, simulators, n, tell) for n in IDLE_COUNTS}
-            simulators.pipe.send(None)
-        for repeat in range(plan.repeats):
-            with children(
-                Child(crowd, quiet.address, way), Child(crowd, busy.address, way)
-            ) as both:
-                one, many = both
-                for count in COUNTS:
-                    tell(f"curve, {way}: {count} simulators, {repeat + 1} of {plan.repeats}")
-                    alone[count].append(_busy(quiet, one, 1, plan))
-                    crowded[count].append(_busy(busy, many, count, plan))
-                for simulators in both:
-                    simulators.pipe.send(None)
+        for repeat in range(plan.repeats + 1):
+            with children(Child(crowd, quiet.address, full.address, way)) as (simulators,):
+                _apart(simulators, quiet, full)
+                if repeat == 0:
+                    idle = {n: _idle(full, simulators, n, tell) for n in IDLE_COUNTS}
+                else:
+                    for count in COUNTS:
+                        tell(f"curve, {way}: {count} simulators, {repeat} of {plan.repeats}")
+                        busy[count].append(_busy(quiet, full, simulators, count, plan))
+                simulators.pipe.send(None)
     first = idle[IDLE_COUNTS[0]]
-    ratios = {
-        count: tuple(a / b for a, b in zip(crowded[count], alone[count], strict=True))
-        for count in COUNTS
-    }
+    crowded = {count: tuple(cost.crowded for cost in costs) for count, costs in busy.items()}
+    alone = {count: tuple(cost.alone for cost in costs) for count, costs in busy.items()}
+    ratios = {n: tuple(c.crowded / c.alone for c in costs) for n, costs in busy.items()}
     dearest = max(COUNTS, key=lambda count: median(ratios[count]))
     figures = [
         Figure(
             f"CPU per message, dearest ({dearest} simulators), {way}", "µs",
-            tuple(crowded[dearest]), tuple(alone[dearest]), "one simulator", at_most(1.2),
+            crowded[dearest], alone[dearest], "one simulator", at_most(1.2),
         ),
     ]  # fmt: skip
     for n in IDLE_COUNTS[1:]:
@@ -102,10 +104,19 @@ def _one_way(way: str, plan: Plan, tell: Tell) -> tuple[list[Figure], Curves]:
             ),
         ]  # fmt: skip
     curves: Curves = {
-        f"{way}: CPU µs of the server per message": {n: tuple(of) for n, of in crowded.items()},
+        f"{way}: CPU µs of the server per message": crowded,
         f"{way}: the same, over one simulator's beside it": ratios,
     }
     return figures, curves
+
+
+def _apart(simulators: Child, *servers: Serving) -> None:
+    """Simulators have a core of their own, if there are several. Otherwise it is chance whether a
+    server shares theirs, for seconds on end, where a wake-up costs half as much."""
+    *others, last = available()
+    pin(simulators.pid, [last])
+    for server in servers:
+        pin(server.child.pid, others or [last])
 
 
 def _idle(server: Serving, simulators: Child, count: int, tell: Tell) -> Idle:
@@ -117,42 +128,43 @@ def _idle(server: Serving, simulators: Child, count: int, tell: Tell) -> Idle:
     return Idle(before["rss_bytes"], (after["cpu_s"] - before["cpu_s"]) / IDLE_S)
 
 
-def _busy(server: Serving, simulators: Child, count: int, plan: Plan) -> float:
-    """CPU microseconds of the server per message."""
+def _busy(quiet: Serving, full: Serving, simulators: Child, count: int, plan: Plan) -> Busy:
     simulators.ask(count)
-    before = server.books()
+    servers = (full, quiet)
+    before = [server.books()["cpu_s"] for server in servers]
     begin = time.perf_counter() + SETTLE_S
-    load: Load = simulators.ask(Window(begin, begin + plan.seconds / 2))
-    after = server.books()
-    return float((after["cpu_s"] - before["cpu_s"]) / load.answered * 1e6)
+    each: int = simulators.ask(Window(begin, begin + plan.seconds))
+    after = [server.books()["cpu_s"] for server in servers]
+    return Busy(*((b - a) / each * 1e6 for a, b in zip(before, after, strict=True)))
 
 
-def crowd(pipe: Connection, address: str, way: str) -> None:
-    """More and more simulators in a process of its own, which come in by this way.
+def crowd(pipe: Connection, quiet: str, full: str, way: str) -> None:
+    """One simulator at one server, more and more at the other, in a process of its own.
 
     `pipe` says a number (so many are to be connected), a window (in which they speak), or None.
     """
     allow_many_sockets()
     with connection() as context:
-        simulators: list[AnySimulator] = []
+        single = [WAYS[way](context, quiet, CROWD, 0)]
+        many: list[AnySimulator] = []
         while (task := pipe.recv()) is not None:
             if isinstance(task, Window):
-                pipe.send(_speak(simulators, task))
+                pipe.send(_speak(many, single, task))
                 continue
-            while len(simulators) < task:
-                simulators.append(WAYS[way](context, address, CROWD, len(simulators)))
+            while len(many) < task:
+                many.append(WAYS[way](context, full, CROWD, len(many)))
             pipe.send("ready")
-        farewell(simulators)
+        farewell(single + many)
 
 
-def _speak(simulators: list[AnySimulator], window: Window) -> Load:
-    """One after the other."""
-    now = time.perf_counter
-    latencies: list[float] = []
-    cpu = time.process_time()
-    while now() < window.end:
-        simulator = simulators[len(latencies) % len(simulators)]
-        simulator.send()
-        simulator.receive()
-        latencies.append(now() - simulator.sent_at)
-    return Load(len(latencies), np.array(latencies), time.process_time() - cpu)
+def _speak(many: list[AnySimulator], single: list[AnySimulator], window: Window) -> int:
+    """One after the other, by turns of both servers. Returns the messages to each of them."""
+    queues = [itertools.cycle(many), itertools.cycle(single)]
+    turns = 0
+    while time.perf_counter() < window.end:
+        for queue in queues:
+            for simulator in itertools.islice(queue, TURN):
+                simulator.send()
+                simulator.receive()
+        turns += 1
+    return turns * TURN
