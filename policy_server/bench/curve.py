@@ -2,15 +2,17 @@
 
 Busy: exactly one message is under way at any time, however many simulators take their turns with
 it, so that no batch hides what a session costs. Machines change their pace from one second to the
-next: another server answers a single simulator meanwhile, every few messages by turns. Idle:
-connected, and silent.
+next: another server answers a single simulator meanwhile, by turns of `TURN` messages. All of them
+share one core: on a core of its own a server stays awake between two messages for a moment
+(`RouterLoop`), which would count as if it were work. Idle: connected, and silent.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from statistics import median
 from typing import NamedTuple
@@ -28,14 +30,13 @@ from policy_server.bench.generator import (
 )
 from policy_server.bench.plan import Plan
 from policy_server.bench.resources import allow_many_sockets, available, pin
-from policy_server.bench.trial import SETTLE_S, Window
 from policy_server.bench.workloads import Workload
 
 COUNTS = (1, 2, 4, 16, 64, 256, 512)
 IDLE_COUNTS = (1, 64, 512)
 IDLE_S = 6.0  # long enough for a heartbeat on every connection
 TURN = 64
-"""Messages to one server before it is the other's turn: a few milliseconds."""
+"""Messages to one server before it is the other's turn: about ten milliseconds."""
 WAYS: dict[str, type[AnySimulator]] = {"ZeroMQ": Simulator, "local socket": LocalSimulator}
 CROWD = Workload(f"1 to {COUNTS[-1]} simulators", COUNTS[-1], 1, 1, episode_steps=50)
 
@@ -73,16 +74,16 @@ def _one_way(way: str, plan: Plan, tell: Tell) -> tuple[list[Figure], Curves]:
         started(serving.main, plan.bind_for("alone"), CROWD) as quiet,
         started(serving.main, plan.bind_for("crowd"), CROWD) as full,
     ):
-        for repeat in range(plan.repeats + 1):
-            with children(Child(crowd, quiet.address, full.address, way)) as (simulators,):
-                _apart(simulators, quiet, full)
-                if repeat == 0:
-                    idle = {n: _idle(full, simulators, n, tell) for n in IDLE_COUNTS}
-                else:
-                    for count in COUNTS:
-                        tell(f"curve, {way}: {count} simulators, {repeat} of {plan.repeats}")
-                        busy[count].append(_busy(quiet, full, simulators, count, plan))
-                simulators.pipe.send(None)
+        core = available()[-1:]
+        for server in (quiet, full):
+            pin(server.child.pid, core)
+        with _crowd(quiet, full, way, core) as simulators:
+            idle = {n: _idle(full, simulators, n, tell) for n in IDLE_COUNTS}
+        for repeat in range(plan.repeats):
+            with _crowd(quiet, full, way, core) as simulators:
+                for count in COUNTS:
+                    tell(f"curve, {way}: {count} simulators, {repeat + 1} of {plan.repeats}")
+                    busy[count].append(_busy(quiet, full, simulators, count, plan))
     first = idle[IDLE_COUNTS[0]]
     crowded = {count: tuple(cost.crowded for cost in costs) for count, costs in busy.items()}
     alone = {count: tuple(cost.alone for cost in costs) for count, costs in busy.items()}
@@ -110,13 +111,13 @@ def _one_way(way: str, plan: Plan, tell: Tell) -> tuple[list[Figure], Curves]:
     return figures, curves
 
 
-def _apart(simulators: Child, *servers: Serving) -> None:
-    """Simulators have a core of their own, if there are several. Otherwise it is chance whether a
-    server shares theirs, for seconds on end, where a wake-up costs half as much."""
-    *others, last = available()
-    pin(simulators.pid, [last])
-    for server in servers:
-        pin(server.child.pid, others or [last])
+@contextmanager
+def _crowd(quiet: Serving, full: Serving, way: str, core: list[int]) -> Iterator[Child]:
+    """A process of simulators; see `crowd`."""
+    with children(Child(crowd, quiet.address, full.address, way)) as (simulators,):
+        pin(simulators.pid, core)
+        yield simulators
+        simulators.pipe.send(None)
 
 
 def _idle(server: Serving, simulators: Child, count: int, tell: Tell) -> Idle:
@@ -130,10 +131,10 @@ def _idle(server: Serving, simulators: Child, count: int, tell: Tell) -> Idle:
 
 def _busy(quiet: Serving, full: Serving, simulators: Child, count: int, plan: Plan) -> Busy:
     simulators.ask(count)
+    simulators.ask(plan.warmup_s)
     servers = (full, quiet)
     before = [server.books()["cpu_s"] for server in servers]
-    begin = time.perf_counter() + SETTLE_S
-    each: int = simulators.ask(Window(begin, begin + plan.seconds))
+    each: int = simulators.ask(plan.seconds)
     after = [server.books()["cpu_s"] for server in servers]
     return Busy(*((b - a) / each * 1e6 for a, b in zip(before, after, strict=True)))
 
@@ -141,14 +142,15 @@ def _busy(quiet: Serving, full: Serving, simulators: Child, count: int, plan: Pl
 def crowd(pipe: Connection, quiet: str, full: str, way: str) -> None:
     """One simulator at one server, more and more at the other, in a process of its own.
 
-    `pipe` says a number (so many are to be connected), a window (in which they speak), or None.
+    `pipe` says a whole number (so many are to be connected), seconds as a float (so long they
+    speak; the answer is how many messages each server got), or None.
     """
     allow_many_sockets()
     with connection() as context:
         single = [WAYS[way](context, quiet, CROWD, 0)]
         many: list[AnySimulator] = []
         while (task := pipe.recv()) is not None:
-            if isinstance(task, Window):
+            if isinstance(task, float):
                 pipe.send(_speak(many, single, task))
                 continue
             while len(many) < task:
@@ -157,14 +159,16 @@ def crowd(pipe: Connection, quiet: str, full: str, way: str) -> None:
         farewell(single + many)
 
 
-def _speak(many: list[AnySimulator], single: list[AnySimulator], window: Window) -> int:
-    """One after the other, by turns of both servers. Returns the messages to each of them."""
+def _speak(many: list[AnySimulator], single: list[AnySimulator], seconds: float) -> int:
+    """One simulator after the other, by turns of both servers, until all have spoken and the time
+    is over. Returns the messages to each server."""
     queues = [itertools.cycle(many), itertools.cycle(single)]
-    turns = 0
-    while time.perf_counter() < window.end:
+    until = time.perf_counter() + seconds
+    sent = 0
+    while sent < len(many) or time.perf_counter() < until:
         for queue in queues:
             for simulator in itertools.islice(queue, TURN):
                 simulator.send()
                 simulator.receive()
-        turns += 1
-    return turns * TURN
+        sent += TURN
+    return sent
