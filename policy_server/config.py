@@ -128,6 +128,8 @@ class CollectionConfig:
     Attributes:
         mode: "sync": replies wait while the learner works, every step of a batch comes from
             one policy version; "async": simulators never wait.
+        ahead: sync: the next batch is collected while the learner works on the last; replies wait
+            when it is full. Its steps come from up to two policy versions.
         fragment_length: steps of one unroll; None: sync, batch size / lanes; async, 64.
         max_policy_lag: async: unrolls whose oldest step is more versions behind are dropped.
         max_queued_batches: async: finished unrolls beyond this many batches are dropped, oldest
@@ -137,6 +139,7 @@ class CollectionConfig:
     """
 
     mode: str = "sync"
+    ahead: bool = False
     fragment_length: int | None = None
     max_policy_lag: int = 4
     max_queued_batches: int = 2

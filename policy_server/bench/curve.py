@@ -4,7 +4,8 @@ Busy: exactly one message is under way at any time, however many simulators take
 it, so that no batch hides what a session costs. Machines change their pace from one second to the
 next: another server answers a single simulator meanwhile, by turns of `TURN` messages. All of them
 share one core: on a core of its own a server stays awake between two messages for a moment
-(`RouterLoop`), which would count as if it were work. Idle: connected, and silent.
+(`RouterLoop`), which would count as if it were work. Here it gives the core away instead. Idle:
+connected, and silent.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from policy_server.bench.generator import (
 )
 from policy_server.bench.plan import Plan
 from policy_server.bench.resources import allow_many_sockets, available, pin
+from policy_server.bench.trial import check_books
 from policy_server.bench.workloads import Workload
 
 COUNTS = (1, 2, 4, 16, 64, 256, 512)
@@ -39,6 +41,12 @@ TURN = 64
 """Messages to one server before it is the other's turn: about ten milliseconds."""
 WAYS: dict[str, type[AnySimulator]] = {"ZeroMQ": Simulator, "local socket": LocalSimulator}
 CROWD = Workload(f"1 to {COUNTS[-1]} simulators", COUNTS[-1], 1, 1, episode_steps=50)
+
+
+class Speak(NamedTuple):
+    """A task of the simulators': how long."""
+
+    seconds: float
 
 
 class Busy(NamedTuple):
@@ -131,27 +139,34 @@ def _idle(server: Serving, simulators: Child, count: int, tell: Tell) -> Idle:
 
 def _busy(quiet: Serving, full: Serving, simulators: Child, count: int, plan: Plan) -> Busy:
     simulators.ask(count)
-    simulators.ask(plan.warmup_s)
+    simulators.ask(Speak(plan.warmup_s))
     servers = (full, quiet)
-    before = [server.books()["cpu_s"] for server in servers]
-    each: int = simulators.ask(plan.seconds)
-    after = [server.books()["cpu_s"] for server in servers]
-    return Busy(*((b - a) / each * 1e6 for a, b in zip(before, after, strict=True)))
+    before = [server.books() for server in servers]
+    each: int = simulators.ask(Speak(plan.seconds))
+    after = [server.books() for server in servers]
+    for old, new in zip(before, after, strict=True):
+        check_books(old, new, each, CROWD)
+    return Busy(
+        *(
+            (new["cpu_s"] - old["cpu_s"]) / each * 1e6
+            for old, new in zip(before, after, strict=True)
+        )
+    )
 
 
 def crowd(pipe: Connection, quiet: str, full: str, way: str) -> None:
     """One simulator at one server, more and more at the other, in a process of its own.
 
-    `pipe` says a whole number (so many are to be connected), seconds as a float (so long they
-    speak; the answer is how many messages each server got), or None.
+    `pipe` says a number (so many are to be connected), `Speak` (answered with the messages that
+    each server got), or None.
     """
     allow_many_sockets()
     with connection() as context:
         single = [WAYS[way](context, quiet, CROWD, 0)]
         many: list[AnySimulator] = []
         while (task := pipe.recv()) is not None:
-            if isinstance(task, float):
-                pipe.send(_speak(many, single, task))
+            if isinstance(task, Speak):
+                pipe.send(_speak(many, single, task.seconds))
                 continue
             while len(many) < task:
                 many.append(WAYS[way](context, full, CROWD, len(many)))

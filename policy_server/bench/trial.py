@@ -98,15 +98,17 @@ def measure(
             child.pipe.send(Window(begin, begin + plan.seconds))
         loads: list[Load] = [child.hear() for child in shares]
         after, elapsed_s = server.books(), time.perf_counter() - read_at
+    answered = sum(load.answered for load in loads)
+    check_books(before, after, answered * workload.lanes, workload)
     latencies = np.concatenate([load.latencies_s for load in loads])
     p50, p99 = np.percentile(latencies, [50, 99]) * 1e6
     rate = len(latencies) / plan.seconds
-    trial = Trial(
+    return Trial(
         messages_per_s=rate,
         env_steps_per_s=rate * workload.lanes,
         p50_us=float(p50),
         p99_us=float(p99),
-        answered=sum(load.answered for load in loads),
+        answered=answered,
         server_cpu_s=after["cpu_s"] - before["cpu_s"],
         client_cpu_s=sum(load.cpu_s for load in loads),
         **_accounts(before, after),
@@ -116,19 +118,22 @@ def measure(
             else None
         ),
     )
-    _check(trial, workload)
-    return trial
 
 
-def _check(trial: Trial, workload: Workload) -> None:
-    """Speed that loses steps is none."""
-    if trial.accepted is None:
-        return
-    expected = trial.answered * workload.lanes
-    if trial.accepted != expected or trial.balance != 0:
+def check_books(
+    before: dict[str, Any], after: dict[str, Any], steps: int, workload: Workload
+) -> None:
+    """Speed that loses steps is none: so many must have been accepted meanwhile, by a gateway.
+
+    Raises:
+        PolicyServerError: they were not, or the accounts do not balance.
+    """
+    accounts = _accounts(before, after)
+    if accounts and (accounts["accepted"] != steps or accounts["balance"] != 0):
         raise PolicyServerError(
-            f"{workload.title}: expected {expected} steps in the books of the server, whose balance "
-            f"is 0, got {trial.accepted}, and a balance of {trial.balance}: the server lost steps."
+            f"{workload.title}: expected {steps} steps in the books of the server, whose balance is "
+            f"0, got {accounts['accepted']}, and a balance of {accounts['balance']}: the server lost "
+            "steps."
         )
 
 

@@ -391,11 +391,12 @@ class PolicyDesk:
 
     # -- learning ---------------------------------------------------------------------------------
 
-    def learn(self, now: float, env_steps: int) -> None:
-        """Hands over a batch if there is one."""
-        if self.learner is not None and self.collector.ready(now):
-            batch = self.collector.take()
-            self.learner.submit(batch, env_steps)
+    def learn(self, now: float, env_steps: int) -> bool:
+        """Hands over a batch if there is one. True if another can be filled meanwhile."""
+        if self.learner is None or not self.collector.ready(now):
+            return False
+        self.learner.submit(self.collector.take(), env_steps)
+        return self.collector.collecting
 
     def publish(self) -> bool:
         """Takes over what the learner has learned. True if there was something."""

@@ -347,7 +347,8 @@ class Gateway:
                 if desk.publish():
                     self.waiting.changed = True
                     self._after_update(desk)
-                desk.learn(now, self.env_steps)
+                if desk.learn(now, self.env_steps):
+                    self.waiting.changed = True
             except PolicyServerError as error:
                 self.failure = f"policy '{desk.name}': {error}"
         self._end_evaluation()

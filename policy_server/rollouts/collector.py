@@ -9,6 +9,8 @@ else its request waits until the learner is done. Fast lanes wait for slow ones,
 than `straggler_s`; then they collect the rest themselves and the slow lanes' unrolls are cut
 short (their step in flight is dropped as stale).
 
+Ahead: the same, but the next batch is filled while the learner works, and then its lanes wait.
+
 Asynchronous: nobody waits. Unrolls queue up; the learner takes the oldest that are not too old,
 and the queue is bounded.
 
@@ -36,6 +38,7 @@ class Collector:
     Attributes:
         batch_steps: steps per batch.
         learning: a batch is with the learner.
+        ahead: the next one is filled meanwhile.
         paused: no batch is wanted now.
         lanes: lanes that play by this policy, to share a batch among.
         version: of the policy that acts now.
@@ -49,6 +52,7 @@ class Collector:
         self.accounts = accounts
         self.batch_steps = batch_steps
         self.synchronous = config.mode == "sync"
+        self.ahead = self.synchronous and config.ahead
         self.learning = False
         self.paused = False
         self.lanes = 0
@@ -64,19 +68,23 @@ class Collector:
     @property
     def collecting(self) -> bool:
         """A batch is being filled."""
-        return not (self.learning or self.paused)
+        return not (self.paused or (self.learning and not self.ahead))
 
     def would_grant(self, now: float) -> bool:
         """May more unrolls begin?"""
         if not self.synchronous:
             return True
-        if self.learning or self.paused:
+        if not self.collecting:
             return False
         self._share()
         promised = (
             self.store.finished_steps + self.store.open_unrolls * self.store.length + self._granted
         )
-        if promised < self.batch_steps or self._lifted(now):
+        if promised < self.batch_steps:
+            return True
+        if self.learning:  # it is the learner that everybody waits for
+            return False
+        if self._lifted(now):
             return True
         if self._waiting_since is None:
             self._waiting_since = now

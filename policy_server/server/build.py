@@ -40,7 +40,9 @@ def learner_arguments(
         "device": settings.learners.device,
         "threads": settings.learners.threads,
         # Then all simulators wait for its weights.
-        "alone": settings.collection.mode == "sync" and len(settings.trained_policies) == 1,
+        "alone": settings.collection.mode == "sync"
+        and not settings.collection.ahead
+        and len(settings.trained_policies) == 1,
     }
 
 

@@ -29,7 +29,9 @@ class World:
         from policy_server.learners.learner import Learner
 
         weights = Learner(**{**arguments, "threads": 1}).weights()
-        auditor = Auditor(weights, synchronous=self.settings.collection.mode == "sync")
+        collection = self.settings.collection
+        most = None if collection.mode == "async" else 2 if collection.ahead else 1
+        auditor = Auditor(weights, max_versions=most)
         self.auditors[arguments["policy_name"]] = auditor
         return auditor
 

@@ -76,10 +76,11 @@ class Fleet:
                 self.waiting -= {peer for peer in self.peers if peer.name == name}
 
 
+@pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("multi_agent", [SHARED, APART], ids=["one policy", "two policies"])
 @pytest.mark.parametrize("seed", range(3))
-def test_lanes_out_of_step_never_wait_for_each_other(world, multi_agent, seed):
-    w = world(multi_agent=multi_agent, **NEVER)
+def test_lanes_out_of_step_never_wait_for_each_other(world, multi_agent, seed, ahead):
+    w = world(multi_agent=multi_agent, collection=NEVER["collection"] | {"ahead": ahead})
     fleet = Fleet(w, 3, seed)
     w.gateway.train(None)
     for _ in range(1500):
@@ -90,9 +91,10 @@ def test_lanes_out_of_step_never_wait_for_each_other(world, multi_agent, seed):
         assert desk.accounts.dropped["stale_policy"] == 0, "and nothing is cut in flight"
 
 
-def test_turns_fill_a_batch_without_the_clock(world):
+@pytest.mark.parametrize("ahead", [False, True])
+def test_turns_fill_a_batch_without_the_clock(world, ahead):
     """Two lanes of one simulator act in turn: neither can speak before the other is answered."""
-    w = world(**NEVER)
+    w = world(collection=NEVER["collection"] | {"ahead": ahead})
     peer = Peer(w)
     peer.hello()
     w.auditors["default_policy"].audit = lambda batch: None

@@ -61,11 +61,10 @@ def play(
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("mode", ["sync", "async"])
-def test_exactly_once_adjacent_and_balanced(world, seed, mode):
-    collection = {"mode": mode}
-    if mode == "async":
-        collection["fragment_length"] = 7
+@pytest.mark.parametrize(
+    "collection", [{}, {"ahead": True}, {"mode": "async", "fragment_length": 7}], ids=repr
+)
+def test_exactly_once_adjacent_and_balanced(world, seed, collection):
     w = world(collection=collection)
     auditor, fleet = play(w, random.Random(seed), ticks=1500)
     assert len(auditor.batches) > 5
@@ -84,6 +83,27 @@ def test_synchronous_without_mishaps_drops_only_what_was_abandoned(world):
     assert auditor.updates > 20
 
 
+def test_ahead_a_batch_fills_while_the_learner_works_and_then_everybody_waits(world):
+    w = world(collection={"ahead": True, "straggler_s": 0.01})
+    rng = random.Random(3)
+    auditor, _ = play(w, rng, ticks=0, mishaps=False)
+    auditor.ticks_to_learn = 2000
+    simulator = play_more(w, auditor, rng, 60)
+    (first,) = auditor.batches
+    cut = w.desk.accounts.dropped["stale_policy"]  # since the first did not wait for idle lanes
+    play_more(w, auditor, rng, 1500, simulator)
+    accepted, full = w.desk.accounts.accepted, w.desk.store.finished_steps
+    assert 64 <= full < 128, "the next batch, and no more"
+    assert w.desk.accounts.dropped["stale_policy"] == cut, "however long it takes"
+    play_more(w, auditor, rng, 100, simulator)
+    assert w.desk.accounts.accepted == accepted, "everybody waits"
+    play_more(w, auditor, rng, 600, simulator)
+    _, second = auditor.batches
+    assert second.steps == full
+    assert set(first.versions[first.valid]) == set(second.versions[second.valid]) == {0}
+    assert w.desk.accounts.accepted > accepted
+
+
 def test_asynchronous_learner_that_is_too_slow_bounds_the_queue(world):
     w = world(collection={"mode": "async", "fragment_length": 5, "max_queued_batches": 2})
     simulators = random.Random(5)
@@ -94,11 +114,13 @@ def test_asynchronous_learner_that_is_too_slow_bounds_the_queue(world):
     assert w.desk.store.finished_steps <= 2 * 64 + 5 * 12
 
 
-def play_more(w, auditor, rng, ticks):
-    simulator = LedgerSimulator(9, 6, auditor, rng)
-    w.tick((simulator.peer, simulator.hello()))
+def play_more(w, auditor, rng, ticks, simulator=None):
+    if simulator is None:
+        simulator = LedgerSimulator(9, 6, auditor, rng)
+        w.tick((simulator.peer, simulator.hello()))
     for _ in range(ticks):
         for peer, frame in w.tick((simulator.peer, simulator.waiting or simulator.step())):
             if peer == simulator.peer:
                 simulator.take(frame)
         w.balances()
+    return simulator
