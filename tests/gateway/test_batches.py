@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import numpy as np
@@ -113,6 +114,56 @@ def test_turns_fill_a_batch_without_the_clock(world, ahead):
     assert w.desk.updates >= 5
     # A lane whose turn it is not loses the step it has in flight, once per batch.
     assert w.desk.accounts.dropped["stale_policy"] <= w.desk.updates + 1
+
+
+def test_ahead_the_next_batch_fills_while_the_learner_works(world):
+    w = world(collection=NEVER["collection"] | {"ahead": True})
+    peers = [Peer(w, b"sim-%d" % i) for i in range(2)]
+    for i, peer in enumerate(peers):
+        peer.hello(run_id=bytes([i]) * 16)
+    auditor = w.auditors["default_policy"]
+    auditor.audit, auditor.ticks_to_learn = lambda batch: None, 300
+    w.gateway.train(None)
+    waiting: set[bytes] = set()
+    taken = []
+    for tick in range(1000):
+        inbox = []
+        for peer in peers:
+            if peer.name not in waiting:
+                peer.seq += 1
+                flags = b"\1\1" if peer.seq == 1 else b"\0\0"
+                inbox.append((peer.name, peer.frame(peer.seq, flags=flags)))
+                waiting.add(peer.name)
+        for name, frame in w.tick(*inbox):
+            if type(decode(frame)).__name__ == "Actions":
+                waiting.discard(name)
+        if len(auditor.batches) > len(taken):
+            taken.append(tick)
+            assert w.desk.collector.learning
+        elif taken and tick == taken[-1] + 200:
+            assert w.desk.collector.learning
+            assert w.desk.store.finished_steps == 64, "the next batch is full,"
+            assert len(waiting) == 2, "and everybody waits"
+    assert len(taken) >= 3
+    assert [b - a for a, b in itertools.pairwise(taken)] == [300] * (len(taken) - 1)
+
+
+def test_ahead_who_waits_goes_on_when_somebody_who_leaves_completes_the_batch(world):
+    w = world(collection=NEVER["collection"] | {"ahead": True})
+    stays, leaves = Peer(w, b"stays"), Peer(w, b"leaves")
+    for i, peer in enumerate((stays, leaves)):
+        peer.hello(run_id=bytes([i]) * 16)
+    auditor = w.auditors["default_policy"]
+    auditor.audit, auditor.ticks_to_learn = lambda batch: None, 300
+    w.gateway.train(None)
+    for seq in range(1, 17):
+        flags = b"\1\1" if seq == 1 else b"\0\0"
+        w.tick(*((peer.name, peer.frame(seq, flags=flags)) for peer in (stays, leaves)))
+    assert w.tick((stays.name, stays.frame(17, flags=b"\0\0"))) == []
+    gone = bytes([Flag.TERMINATED | Flag.LEAVING] * 2)
+    w.tick((leaves.name, leaves.frame(17, flags=gone)))
+    assert w.desk.collector.learning
+    assert [peer for peer, _ in w.tick()] == [stays.name]
 
 
 def test_evaluation_of_policies_with_episodes_of_different_length(world):
