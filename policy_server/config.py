@@ -204,7 +204,8 @@ class LearnersConfig:
     """Attributes:
     device: "auto", "cpu", "cuda", "cuda:1", ...
     threads: torch threads of each learner; 0: one for networks of less than half a million parameters;
-        for others all cores if simulators wait for the one learner (sync), else cores minus two.
+        for others all cores if simulators wait for the one learner (sync, not ahead), else cores
+        minus two.
     max_restarts: how often a learner that dies is restarted from its last state, in a row.
     """
 

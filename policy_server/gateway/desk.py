@@ -393,7 +393,7 @@ class PolicyDesk:
 
     def learn(self, now: float, env_steps: int) -> bool:
         """Hands over a batch if there is one. True if another can be filled meanwhile."""
-        if self.learner is None or not self.collector.ready(now):
+        if self.learner is None or not (self.trains and self.collector.ready(now)):
             return False
         self.learner.submit(self.collector.take(), env_steps)
         return self.collector.collecting

@@ -98,7 +98,9 @@ class WaitingRoom:
         """Those that need not wait any more, and their rows. `sessions`: how many there are; when
         all of them wait, nobody is left to wait for."""
         hopeless = not self.changed and all(
-            desk.collector.learning for request in self.requests for _, desk, _ in request.parts
+            desk.collector.learning and not desk.collector.collecting
+            for request in self.requests
+            for _, desk, _ in request.parts
         )
         if closed or hopeless:
             self.changed |= closed  # look again when it is over

@@ -9,7 +9,8 @@ else its request waits until the learner is done. Fast lanes wait for slow ones,
 than `straggler_s`; then they collect the rest themselves and the slow lanes' unrolls are cut
 short (their step in flight is dropped as stale).
 
-Ahead: the same, but the next batch is filled while the learner works, and then its lanes wait.
+Ahead: the same, but the next batch is filled while the learner works, and then its lanes wait. It
+is of up to two policy versions.
 
 Asynchronous: nobody waits. Unrolls queue up; the learner takes the oldest that are not too old,
 and the queue is bounded.
@@ -80,11 +81,7 @@ class Collector:
         promised = (
             self.store.finished_steps + self.store.open_unrolls * self.store.length + self._granted
         )
-        if promised < self.batch_steps:
-            return True
-        if self.learning:  # it is the learner that everybody waits for
-            return False
-        if self._lifted(now):
+        if promised < self.batch_steps or (not self.learning and self._lifted(now)):
             return True
         if self._waiting_since is None:
             self._waiting_since = now

@@ -163,7 +163,40 @@ def test_ahead_who_waits_goes_on_when_somebody_who_leaves_completes_the_batch(wo
     gone = bytes([Flag.TERMINATED | Flag.LEAVING] * 2)
     w.tick((leaves.name, leaves.frame(17, flags=gone)))
     assert w.desk.collector.learning
+    assert w.gateway.patience_s == 0, "at once"
     assert [peer for peer, _ in w.tick()] == [stays.name]
+
+
+def test_ahead_no_batch_leaves_while_an_evaluation_has_the_simulators(world):
+    w = world(collection=NEVER["collection"] | {"ahead": True})
+    peer = Peer(w)
+    peer.hello()
+    auditor = w.auditors["default_policy"]
+    auditor.audit, auditor.ticks_to_learn = lambda batch: None, 100
+    w.gateway.train(None)
+    seq = 0
+
+    def tick(flags):
+        nonlocal seq
+        if w.gateway.waiting:
+            w.tick()
+        else:
+            seq += 1
+            w.tick((peer.name, peer.frame(seq, flags=flags)))
+        w.balances()
+
+    while w.desk.store.finished_steps < 64 or not w.desk.collector.learning:
+        tick(b"\1\1" if seq == 0 else b"\0\0")
+    w.gateway.evaluate(2)
+    for _ in range(150):
+        tick(b"\0\0")
+        assert w.desk.evaluation.exclusive
+    assert w.desk.updates == 1
+    assert len(auditor.batches) == 1
+    while w.desk.evaluation.exclusive:
+        tick(bytes([Flag.TERMINATED | Flag.FIRST] * 2))
+    tick(b"\0\0")
+    assert len(auditor.batches) == 2, "then it does"
 
 
 def test_evaluation_of_policies_with_episodes_of_different_length(world):
