@@ -31,7 +31,7 @@ from policy_server.bench.generator import (
 )
 from policy_server.bench.plan import Plan
 from policy_server.bench.resources import allow_many_sockets, available, pin
-from policy_server.bench.trial import check_books
+from policy_server.bench.trial import checked_accounts
 from policy_server.bench.workloads import Workload
 
 COUNTS = (1, 2, 4, 16, 64, 256, 512)
@@ -144,14 +144,11 @@ def _busy(quiet: Serving, full: Serving, simulators: Child, count: int, plan: Pl
     before = [server.books() for server in servers]
     each: int = simulators.ask(Speak(plan.seconds))
     after = [server.books() for server in servers]
+    costs = []
     for old, new in zip(before, after, strict=True):
-        check_books(old, new, each, CROWD)
-    return Busy(
-        *(
-            (new["cpu_s"] - old["cpu_s"]) / each * 1e6
-            for old, new in zip(before, after, strict=True)
-        )
-    )
+        checked_accounts(old, new, each, CROWD)
+        costs.append((new["cpu_s"] - old["cpu_s"]) / each * 1e6)
+    return Busy(*costs)
 
 
 def crowd(pipe: Connection, quiet: str, full: str, way: str) -> None:

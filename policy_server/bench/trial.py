@@ -99,7 +99,7 @@ def measure(
         loads: list[Load] = [child.hear() for child in shares]
         after, elapsed_s = server.books(), time.perf_counter() - read_at
     answered = sum(load.answered for load in loads)
-    check_books(before, after, answered * workload.lanes, workload)
+    accounts = checked_accounts(before, after, answered * workload.lanes, workload)
     latencies = np.concatenate([load.latencies_s for load in loads])
     p50, p99 = np.percentile(latencies, [50, 99]) * 1e6
     rate = len(latencies) / plan.seconds
@@ -111,7 +111,7 @@ def measure(
         answered=answered,
         server_cpu_s=after["cpu_s"] - before["cpu_s"],
         client_cpu_s=sum(load.cpu_s for load in loads),
-        **_accounts(before, after),
+        **accounts,
         learner_cpu=(
             (after["learner_cpu_s"] - before["learner_cpu_s"]) / elapsed_s
             if "learner_cpu_s" in after
@@ -120,10 +120,11 @@ def measure(
     )
 
 
-def check_books(
+def checked_accounts(
     before: dict[str, Any], after: dict[str, Any], steps: int, workload: Workload
-) -> None:
-    """Speed that loses steps is none: so many must have been accepted meanwhile, by a gateway.
+) -> dict[str, int]:
+    """What a gateway booked meanwhile; nothing, of an echo. Speed that loses steps is none: so many
+    must have been accepted.
 
     Raises:
         PolicyServerError: they were not, or the accounts do not balance.
@@ -135,6 +136,7 @@ def check_books(
             f"0, got {accounts['accepted']}, and a balance of {accounts['balance']}: the server lost "
             "steps."
         )
+    return accounts
 
 
 def _accounts(before: dict[str, Any], after: dict[str, Any]) -> dict[str, int]:

@@ -94,7 +94,7 @@ class Auditor:
         (obs,) = batch.obs
         finals = {(t, b): i for i, (t, b) in enumerate(batch.final_index.tolist())}
         if self.max_versions is not None:
-            assert len(set(batch.versions[batch.valid].tolist())) <= self.max_versions
+            assert 1 <= len(set(batch.versions[batch.valid].tolist())) <= self.max_versions
         for b, length in enumerate(batch.lengths.tolist()):
             assert np.isnan(obs[length + 1 :, b]).all()
             assert np.isnan(batch.rewards[length:, b]).all()

@@ -112,13 +112,11 @@ def test_asynchronous_learner_that_is_too_slow_bounds_the_queue(world):
     assert w.desk.store.finished_steps <= 2 * 64 + 5 * 12
 
 
-def play_more(w, auditor, rng, ticks, simulator=None):
-    if simulator is None:
-        simulator = LedgerSimulator(9, 6, auditor, rng)
-        w.tick((simulator.peer, simulator.hello()))
+def play_more(w, auditor, rng, ticks):
+    simulator = LedgerSimulator(9, 6, auditor, rng)
+    w.tick((simulator.peer, simulator.hello()))
     for _ in range(ticks):
         for peer, frame in w.tick((simulator.peer, simulator.waiting or simulator.step())):
             if peer == simulator.peer:
                 simulator.take(frame)
         w.balances()
-    return simulator
