@@ -12,7 +12,7 @@ import numpy as np
 from policy_server.inference.few_rows import FEW, FewRows
 from policy_server.networks.mlp import DenseLayer
 from policy_server.networks.policy import PlainPolicy, PolicyNetwork
-from policy_server.networks.snapshot import view_flat
+from policy_server.networks.weight_views import WeightViews
 from policy_server.types import Leaves
 
 _ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -30,6 +30,7 @@ class NumpyExecutor:
 
     def __init__(self, network: PolicyNetwork):
         self.network = network.cpu().eval()
+        self._views = WeightViews(self.network)
         self.load(None)
 
     @staticmethod
@@ -64,7 +65,7 @@ class NumpyExecutor:
 
     def load(self, weights: np.ndarray | None) -> None:
         if weights is not None:
-            view_flat(self.network, weights)
+            self._views.show(weights)
         plain = self.network.policy_layers()
         assert plain is not None
         self._recipe = plain.recipe

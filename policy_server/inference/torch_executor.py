@@ -10,7 +10,8 @@ import torch
 
 from policy_server.inference.few_rows import FewRows
 from policy_server.networks.policy import PolicyNetwork
-from policy_server.networks.snapshot import can_view, load_flat, view_flat
+from policy_server.networks.snapshot import load_flat
+from policy_server.networks.weight_views import WeightViews
 from policy_server.types import Leaves
 
 
@@ -22,6 +23,7 @@ class TorchExecutor:
     def __init__(self, network: PolicyNetwork, device: torch.device):
         self.network = network.to(device).eval()
         self.device = device
+        self._views = WeightViews(self.network)
         self._log_std: np.ndarray | None = None
         self._read_log_std()
 
@@ -39,8 +41,8 @@ class TorchExecutor:
         return self._log_std
 
     def load(self, weights: np.ndarray) -> None:
-        if can_view(self.network):  # however large: the loop does not wait for a copy
-            view_flat(self.network, weights)
+        if self._views.possible:  # however large: the loop does not wait for a copy
+            self._views.show(weights)
         else:
             load_flat(self.network, weights)
         self._read_log_std()

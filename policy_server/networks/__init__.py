@@ -2,18 +2,18 @@
 
 Reading order: `policy` (the interface), `build` (from spaces to a network), then its parts:
 `flatten`, `conv`, `mlp`, `encoder`; `custom` for modules of the user's own; `snapshot` for the
-flat vector in which weights travel.
+flat vector in which weights travel, and `weight_views` for taking one over without a copy.
 """
 
 from policy_server.networks.build import build_network
 from policy_server.networks.policy import PolicyNetwork
-from policy_server.networks.snapshot import can_view, flatten_parameters, load_flat, view_flat
+from policy_server.networks.snapshot import flatten_parameters, load_flat
+from policy_server.networks.weight_views import WeightViews
 
 __all__ = [
     "PolicyNetwork",
+    "WeightViews",
     "build_network",
-    "can_view",
     "flatten_parameters",
     "load_flat",
-    "view_flat",
 ]

@@ -12,7 +12,7 @@ from torch import nn
 from policy_server.errors import CheckpointError
 
 
-def _own_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+def own_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
     """Parameters, then buffers of floats, each in the order of definition."""
     yield from module.parameters()
     for buffer in module.buffers():
@@ -22,7 +22,7 @@ def _own_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
 
 def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
     """Their numbers, without history."""
-    for tensor in _own_tensors(module):
+    for tensor in own_tensors(module):
         yield tensor.detach()
 
 
@@ -64,7 +64,7 @@ def load_flat(module: nn.Module, vector: np.ndarray) -> None:
     Raises:
         CheckpointError: it belongs to a network of another size.
     """
-    _check_size(module, vector)
+    check_size(vector, parameter_count(module))
     with torch.no_grad():
         start = 0
         flat = borrowed(vector)
@@ -73,32 +73,8 @@ def load_flat(module: nn.Module, vector: np.ndarray) -> None:
             start += tensor.numel()
 
 
-def can_view(module: nn.Module) -> bool:
-    """All that `view_flat` asks for: float32, on the CPU."""
-    return all(
-        tensor.dtype == torch.float32 and tensor.device.type == "cpu"
-        for tensor in _own_tensors(module)
-    )
-
-
-def view_flat(module: nn.Module, vector: np.ndarray) -> None:
-    """The same without copying: parameters and float buffers become views of `vector`. Takes as
-    long for a hundred million numbers as for a thousand.
-
-    For networks that only act, and where `can_view`: nothing may write to them afterwards.
-
-    Raises:
-        CheckpointError: it belongs to a network of another size.
-    """
-    _check_size(module, vector)
-    flat, start = borrowed(vector), 0
-    for tensor in _own_tensors(module):
-        tensor.data = flat[start : start + tensor.numel()].view(tensor.shape)
-        start += tensor.numel()
-
-
-def _check_size(module: nn.Module, vector: np.ndarray) -> None:
-    expected = parameter_count(module)
+def check_size(vector: np.ndarray, expected: int) -> None:
+    """Raises CheckpointError unless it is a vector of so many numbers."""
     if vector.shape != (expected,):
         raise CheckpointError(
             f"Weights: expected a vector of {expected} numbers for this network, got shape "

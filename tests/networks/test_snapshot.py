@@ -8,13 +8,7 @@ from torch import nn
 from policy_server.algorithms.optimizer import FlatAdam
 from policy_server.config import ModelConfig
 from policy_server.errors import CheckpointError
-from policy_server.networks import (
-    build_network,
-    can_view,
-    flatten_parameters,
-    load_flat,
-    view_flat,
-)
+from policy_server.networks import build_network, flatten_parameters, load_flat
 from policy_server.networks.snapshot import flat_view, parameter_count
 from policy_server.types import PolicySpaces
 from sim_clients.protocol.spaces import Box, Dict, Discrete
@@ -53,27 +47,6 @@ def test_a_snapshot_is_a_copy() -> None:
         for parameter in one.parameters():
             parameter.zero_()
     np.testing.assert_array_equal(vector, before)
-
-
-def test_a_view_is_exact_and_copies_nothing() -> None:
-    one, two = network(0), network(1)
-    assert can_view(two)
-    vector = flatten_parameters(one)
-    vector.flags.writeable = False
-    view_flat(two, vector)
-    begin = vector.__array_interface__["data"][0]
-    places = [parameter.data_ptr() for parameter in two.parameters()]
-    assert all(begin <= place < begin + vector.nbytes for place in places)
-    np.testing.assert_array_equal(flatten_parameters(two), vector)
-    obs = (torch.zeros(2, 12, 12, 2, dtype=torch.uint8), torch.ones(2, dtype=torch.int64))
-    assert torch.equal(two.policy(obs), one.policy(obs))
-    with pytest.raises(CheckpointError, match="got shape"):
-        view_flat(two, vector[1:])
-    norm, other = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
-    norm(torch.randn(8, 3))
-    view_flat(other, flatten_parameters(norm))
-    assert torch.equal(other.running_var, norm.running_var)
-    assert not can_view(nn.Linear(2, 2, dtype=torch.float64))
 
 
 def test_parameters_side_by_side_are_lent_without_a_copy() -> None:
