@@ -50,7 +50,11 @@ class Executor(Protocol):
         ...
 
     def load(self, weights: np.ndarray) -> None:
-        """Takes over a flat snapshot, float32 `[P]`."""
+        """Takes over a flat snapshot, float32 `[P]`, to which nobody may write any more."""
+        ...
+
+    def weights(self) -> np.ndarray:
+        """The flat snapshot in use, to be read only: float32 `[P]`."""
         ...
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from policy_server.compiled import compiled, part
+from policy_server.inference.layer_places import NumpyLayer
 from policy_server.inference.noise import draw_rows
 from policy_server.inference.sampling import (
     NO_LOG_STD,
@@ -24,7 +25,6 @@ from policy_server.inference.sampling import (
     Sampler,
     choose_rows,
 )
-from policy_server.networks.mlp import DenseLayer
 
 FEW = 16
 MOST_WEIGHTS = 1 << 16
@@ -38,22 +38,18 @@ _CODES = {"identity": IDENTITY, "tanh": TANH, "relu": RELU}
 class FewRows:
     """The network in one array: per layer the bias, then the weights input by input."""
 
-    def __init__(self, layers: list[DenseLayer]):
+    def __init__(self, layers: list[NumpyLayer]):
         self._sizes = np.array(
             [layers[0].weight.shape[1], *(len(layer.bias) for layer in layers)], np.int64
         )
         self._activations = np.array([_CODES[layer.activation] for layer in layers], np.int64)
         self._numbers = np.concatenate(
-            [
-                part.numpy().reshape(-1)
-                for layer in layers
-                for part in (layer.bias, layer.weight.T.contiguous())
-            ]
+            [part.reshape(-1) for layer in layers for part in (layer.bias, layer.weight.T)]
         )
 
     @staticmethod
-    def fits(layers: list[DenseLayer]) -> bool:
-        small = sum(layer.weight.numel() for layer in layers) <= MOST_WEIGHTS
+    def fits(layers: list[NumpyLayer]) -> bool:
+        small = sum(layer.weight.size for layer in layers) <= MOST_WEIGHTS
         plain = all(layer.activation in _CODES and layer.layer_norm is None for layer in layers)
         return small and plain
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 import numpy as np
 
 from policy_server.inference.few_rows import FEW, FewRows
-from policy_server.networks.mlp import DenseLayer
+from policy_server.inference.layer_places import LayerPlace, NumpyLayer, Place
 from policy_server.networks.policy import PlainPolicy, PolicyNetwork
+from policy_server.networks.snapshot import check_size, flatten_parameters
 from policy_server.networks.weight_views import WeightViews
 from policy_server.types import Leaves
 
@@ -29,9 +30,16 @@ class NumpyExecutor:
     """Runs a plain MLP layer by layer in NumPy; a handful of rows in one compiled call."""
 
     def __init__(self, network: PolicyNetwork):
-        self.network = network.cpu().eval()
-        self._views = WeightViews(self.network)
-        self.load(None)
+        snapshot = flatten_parameters(network)
+        snapshot.flags.writeable = False
+        WeightViews(network.cpu().eval()).show(snapshot)  # now every tensor knows its place
+        plain, log_std = network.policy_layers(), network.log_std
+        assert plain is not None
+        self._recipe = plain.recipe
+        self._places = [LayerPlace.of(layer) for layer in plain.layers]
+        self._log_std_place = None if log_std is None else Place.of(log_std)
+        self._size = len(snapshot)
+        self.load(snapshot)
 
     @staticmethod
     def fits(plain: PlainPolicy) -> bool:
@@ -63,36 +71,34 @@ class NumpyExecutor:
     def log_std(self) -> np.ndarray | None:
         return self._log_std
 
-    def load(self, weights: np.ndarray | None) -> None:
-        if weights is not None:
-            self._views.show(weights)
-        plain = self.network.policy_layers()
-        assert plain is not None
-        self._recipe = plain.recipe
-        self._layers = [_layer(layer) for layer in plain.layers]
-        self.few = FewRows(plain.layers) if FewRows.fits(plain.layers) else None
-        log_std = self.network.log_std
-        self._log_std = None if log_std is None else log_std.detach().numpy().copy()
+    def load(self, weights: np.ndarray) -> None:
+        check_size(weights, self._size)
+        self._weights = weights
+        layers = [place.read(weights) for place in self._places]
+        self._layers = [_prepared(layer) for layer in layers]
+        self.few = FewRows(layers) if FewRows.fits(layers) else None
+        place = self._log_std_place
+        self._log_std = None if place is None else place.read(weights).copy()
+
+    def weights(self) -> np.ndarray:
+        return self._weights
 
 
 LARGE = 1 << 16
 """Numbers of a layer beyond which BLAS gets its weights as they lie: a transposed copy at every
 publication would keep the loop from serving."""
 
-_NumpyLayer = tuple[
+
+def _prepared(
+    layer: NumpyLayer,
+) -> tuple[
     np.ndarray,
     np.ndarray,
     Callable[[np.ndarray], np.ndarray],
     tuple[np.ndarray, np.ndarray, float] | None,
-]
-
-
-def _layer(layer: DenseLayer) -> _NumpyLayer:
-    norm = None
-    if layer.layer_norm is not None:
-        scale, shift, eps = layer.layer_norm
-        norm = (scale.numpy().copy(), shift.numpy().copy(), eps)
-    weight = layer.weight.numpy().T
+]:
+    """As `NumpyExecutor` needs it: weight `[inputs, outputs]`, bias, activation, norm."""
+    weight = layer.weight.T
     if weight.size <= LARGE:
         weight = np.ascontiguousarray(weight)
-    return weight, layer.bias.numpy().copy(), _ACTIVATIONS[layer.activation], norm
+    return weight, layer.bias, _ACTIVATIONS[layer.activation], layer.layer_norm

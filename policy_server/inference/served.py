@@ -15,7 +15,6 @@ from policy_server.inference.noise import draw, lane_keys
 from policy_server.inference.preprocessing import Preprocessor
 from policy_server.inference.sampling import Choice, RealScale, Sampler
 from policy_server.networks import build_network
-from policy_server.networks.snapshot import flatten_parameters
 from policy_server.types import ActionLayout, Leaves, PolicySpaces
 
 
@@ -49,7 +48,6 @@ class ServedPolicy:
             torch.manual_seed(seed)
             network = build_network(self.learner_spaces, model)
         self._executor = make_executor(network, self.learner_spaces.observation, inference)
-        self._network = network
         self._sampler = Sampler(self.layout)
 
     # -- lanes --------------------------------------------------------------------------------
@@ -111,8 +109,8 @@ class ServedPolicy:
     # -- weights and state --------------------------------------------------------------------
 
     def weights(self) -> np.ndarray:
-        """The flat snapshot in use: float32 `[P]`."""
-        return flatten_parameters(self._network)
+        """The flat snapshot in use, to be read only: float32 `[P]`."""
+        return self._executor.weights()
 
     def load(self, weights: np.ndarray) -> None:
         """Takes over a published snapshot."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from policy_server.config import InferenceConfig, ModelConfig
-from policy_server.errors import ConfigError
+from policy_server.errors import CheckpointError, ConfigError
 from policy_server.inference.executors import Executor, make_executor
 from policy_server.inference.few_rows import FEW
 from policy_server.inference.numpy_executor import NumpyExecutor
@@ -127,7 +127,7 @@ def test_convolutions_agree(share, activation):
 
 
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
-def test_a_snapshot_is_taken_over_as_a_copy(kind):
+def test_a_snapshot_is_not_bound_to_the_learner(kind):
     made, learner = executor(kind, VECTORS, {}), network(VECTORS, 2)
     weights = flatten_parameters(learner)
     weights.setflags(write=False)  # as it comes out of Ray's store
@@ -140,6 +140,28 @@ def test_a_snapshot_is_taken_over_as_a_copy(kind):
         for parameter in learner.parameters():
             parameter.zero_()
     np.testing.assert_array_equal(made(obs), after)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_the_snapshot_in_use_can_be_had(kind):
+    made, vector = executor(kind, VECTORS, {}), flatten_parameters(network(VECTORS, 2))
+    first = made.weights().copy()
+    np.testing.assert_array_equal(first, flatten_parameters(network(VECTORS, 1)))
+    made.load(vector)
+    np.testing.assert_array_equal(made.weights(), vector)
+    assert (first != vector).any()
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_a_snapshot_of_another_network_is_refused_and_changes_nothing(kind):
+    made, vector = executor(kind, VECTORS, {}), flatten_parameters(network(VECTORS, 2))
+    obs, before = observations(VECTORS, 4), made.weights().copy()
+    head = made(obs)
+    for wrong in (vector[1:], np.append(vector, np.float32(0))):
+        with pytest.raises(CheckpointError, match="got shape"):
+            made.load(wrong)
+    np.testing.assert_array_equal(made(obs), head)
+    np.testing.assert_array_equal(made.weights(), before)
 
 
 @pytest.mark.parametrize("kind", ["numpy", "torch"])

@@ -9,25 +9,26 @@ import pytest
 import torch
 
 from policy_server.inference.few_rows import FewRows
-from policy_server.networks.mlp import DenseLayer
+from policy_server.inference.layer_places import NumpyLayer
 
 
-def layers(sizes: list[int], activation: str, scale: float = 1.0) -> list[DenseLayer]:
+def layers(sizes: list[int], activation: str, scale: float = 1.0) -> list[NumpyLayer]:
     torch.manual_seed(len(sizes))
     made = []
     for n_in, n_out in itertools.pairwise(sizes):
         last = len(made) == len(sizes) - 2
         weight = torch.randn(n_out, n_in) * scale / n_in**0.5
-        made.append(
-            DenseLayer(weight, torch.randn(n_out), "identity" if last else activation, None)
-        )
+        bias = torch.randn(n_out)
+        name = "identity" if last else activation
+        made.append(NumpyLayer(weight.numpy(), bias.numpy(), name, None))
     return made
 
 
-def in_double(parts: list[DenseLayer], x: np.ndarray) -> np.ndarray:
+def in_double(parts: list[NumpyLayer], x: np.ndarray) -> np.ndarray:
     y = torch.from_numpy(x).double()
     for part in parts:
-        y = y @ part.weight.double().T + part.bias.double()
+        weight, bias = torch.from_numpy(part.weight), torch.from_numpy(part.bias)
+        y = y @ weight.double().T + bias.double()
         y = {"tanh": torch.tanh, "relu": torch.relu, "identity": lambda z: z}[part.activation](y)
     return y.numpy()
 
@@ -41,7 +42,7 @@ def test_numbers_are_those_of_the_formula(sizes, activation):
 
 
 def test_tanh_is_exact_to_float32_everywhere():
-    one = DenseLayer(torch.ones(1, 1), torch.zeros(1), "tanh", None)
+    one = NumpyLayer(np.ones((1, 1), np.float32), np.zeros(1, np.float32), "tanh", None)
     edges = [0.0, -0.0, 1e-30, 9.0, 9.1, 9.2, 50.0, 1e12, 3e38]
     x = np.concatenate([np.linspace(-10, 10, 20001), edges]).astype(np.float32)[:, None]
     y = FewRows([one])(x)
