@@ -1,6 +1,6 @@
 """The load: simulators that do nothing but ask. The same code whoever answers.
 
-Each function here is the main of a process of its own; `pipe` leads to `trial`.
+`raw`, `local` and `client` are each the main of a process of its own: a `trial.LoadMain`.
 """
 
 from __future__ import annotations
@@ -139,9 +139,9 @@ def raw(pipe: Connection, address: str, workload: Workload, numbers: range) -> N
         for simulator in simulators:
             poller.register(simulator.socket, zmq.POLLIN)
         pipe.send("ready")
-        load = _lockstep(simulators, poller.poll, pipe.recv())
+        while (window := pipe.recv()) is not None:
+            pipe.send(_lockstep(simulators, poller.poll, window))
         farewell(simulators)
-    pipe.send(load)
 
 
 def local(pipe: Connection, address: str, workload: Workload, numbers: range) -> None:
@@ -151,9 +151,9 @@ def local(pipe: Connection, address: str, workload: Workload, numbers: range) ->
         for simulator in simulators:
             poller.register(simulator.socket, select.EPOLLIN)
         pipe.send("ready")
-        load = _lockstep(simulators, lambda ms: poller.poll(ms / 1e3), pipe.recv())
+        while (window := pipe.recv()) is not None:
+            pipe.send(_lockstep(simulators, lambda ms: poller.poll(ms / 1e3), window))
         farewell(simulators)
-    pipe.send(load)
 
 
 def _lockstep(
@@ -200,24 +200,24 @@ def client(pipe: Connection, address: str, workload: Workload, numbers: range) -
     rewards = np.zeros(lanes, np.float32)
     going = np.zeros(lanes, bool)
     ending = ~going
-    latencies: list[float] = []
-    answered = 0
+    said = 0
     with Client(address, Group(space, ACTION, lanes), timeout_s=PATIENCE_MS / 1e3) as mine:
         mine.connect(PATIENCE_MS / 1e3)
         pipe.send("ready")
-        window: Window = pipe.recv()
-        cpu = time.process_time()
-        at = 0.0
-        while at < window.end:
-            turn = answered % steps
-            sent_at = time.perf_counter()
-            if answered:
-                mine.step(seen[turn], rewards, going if turn else ending, going)
-            else:
-                mine.step(seen[0])
-            at = time.perf_counter()
-            answered += 1
-            if window.begin <= at < window.end:
-                latencies.append(at - sent_at)
-        cpu = time.process_time() - cpu
-    pipe.send(Load(answered, np.array(latencies), cpu))
+        while (window := pipe.recv()) is not None:
+            latencies: list[float] = []
+            said_before, cpu = said, time.process_time()
+            at = 0.0
+            while at < window.end:
+                turn = said % steps
+                sent_at = time.perf_counter()
+                if said:
+                    mine.step(seen[turn], rewards, going if turn else ending, going)
+                else:
+                    mine.step(seen[0])
+                at = time.perf_counter()
+                said += 1
+                if window.begin <= at < window.end:
+                    latencies.append(at - sent_at)
+            cpu = time.process_time() - cpu
+            pipe.send(Load(said - said_before, np.array(latencies), cpu))

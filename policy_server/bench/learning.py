@@ -29,7 +29,7 @@ from policy_server.bench.figure import (
 )
 from policy_server.bench.plan import Plan
 from policy_server.bench.resources import allow_many_sockets, available, cpu_seconds, pin
-from policy_server.bench.trial import Trial, measure
+from policy_server.bench.trial import Simulators, Trial, connected
 from policy_server.bench.workloads import MANY, WIDE, Workload
 
 W1_TRAINING = {"train_batch_size": 4096, "minibatch_size": 256, "num_epochs": 10}
@@ -39,10 +39,19 @@ WORKLOADS = {
     "W3": replace(WIDE, sections={"training": W3_TRAINING}),
 }
 REST, LEARN = "rest", "learn"
+TURNS = 2
+"""For each repeat of the plan, each of as much less time."""
 
 
 def learning(plan: Plan, tell: Tell) -> Result:
-    """By turns with the learner at rest and at work."""
+    """By turns with the learner at rest and at work: more of them, and shorter, than elsewhere,
+    for the ratio is closer to 1 than two seconds of a machine are to one another."""
+    plan = replace(
+        plan,
+        repeats=TURNS * plan.repeats,
+        seconds=plan.seconds / TURNS,
+        warmup_s=plan.warmup_s / TURNS,
+    )
     everywhere = available()
     places = {"shared cores": (everywhere, everywhere)}
     if len(everywhere) > 1:
@@ -52,22 +61,25 @@ def learning(plan: Plan, tell: Tell) -> Result:
     for name, workload in WORKLOADS.items():
         with started(serve, plan.bind_for("learning"), workload) as server:
             _await(server, lambda books: _policy(books)["learner_pid"] is not None)
-            sides: dict[str, Callable[[], Trial]] = {
-                f"{name}, {place}, {word}": partial(_measure, server, workload, plan, word, *cores)
-                for place, cores in places.items()
-                for word in (REST, LEARN)
-            }
-            done = by_turns("W5", sides, plan, tell)
+            with connected(server, workload, generator.local) as simulators:
+                # One place after the other: who was moved to other cores takes a while to settle.
+                for place, (ours, learners) in places.items():
+                    sides: dict[str, Callable[[], Trial]] = {
+                        f"{name}, {place}, {word}": partial(
+                            _measure, server, simulators, plan, word, ours, learners
+                        )
+                        for word in (REST, LEARN)
+                    }
+                    trials |= by_turns("W5", sides, plan, tell)
             server.child.ask(REST)
             _await(server, _rests)
         for place in places:
-            rest, learn = (done[f"{name}, {place}, {word}"] for word in (REST, LEARN))
+            rest, learn = (trials[f"{name}, {place}, {word}"] for word in (REST, LEARN))
             beside = "learner at rest"
             figures += [
                 compare(f"{name}, {place}", "messages_per_s", "/s", learn, rest, beside, at_least(0.9)),
                 compare(f"{name}, {place}, p99", "p99_us", "µs", learn, rest, beside, at_most(1.5)),
             ]  # fmt: skip
-        trials |= done
     notes = tuple(_worked(side, of) for side, of in trials.items() if side.endswith(LEARN))
     return Result("W5", "W1 and W3 while the learner learns", tuple(figures), trials, notes=notes)
 
@@ -98,14 +110,19 @@ def _await(server: Serving, condition: Callable[[dict[str, Any]], bool]) -> dict
 
 
 def _measure(
-    server: Serving, workload: Workload, plan: Plan, word: str, ours: list[int], learners: list[int]
+    server: Serving,
+    simulators: Simulators,
+    plan: Plan,
+    word: str,
+    ours: list[int],
+    learners: list[int],
 ) -> Trial:
     books = server.child.ask(word)
     if word == REST:
         books = _await(server, _rests)
     pin(server.child.pid, ours)
     pin(_policy(books)["learner_pid"], learners)
-    return measure(server, workload, generator.local, plan, ours)
+    return simulators.measure(plan, ours)
 
 
 def serve(pipe: Connection, bind: str, workload: Workload) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -61,28 +62,33 @@ def slow(plan: Plan, tell: Tell) -> Result:
 
 
 def sleeping(pipe: Connection, address: str, workload: Workload, numbers: range) -> None:
-    """Simulators, each a thread. A process of its own; `pipe` leads to `trial`."""
+    """Simulators, each a thread: a `trial.LoadMain`."""
     with connection() as context:
         simulators = [
             LocalSimulator(context, address, workload, number) if address else None
             for number in numbers
         ]
         pipe.send("ready")
-        window: Window = pipe.recv()
-        steps: list[list[float]] = [[] for _ in numbers]
-        threads = [
-            threading.Thread(target=_step, args=(simulator, window, at / len(numbers), mine))
-            for at, (simulator, mine) in enumerate(zip(simulators, steps, strict=True))
-        ]
-        cpu = time.process_time()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        cpu = time.process_time() - cpu
+        while (window := pipe.recv()) is not None:
+            pipe.send(_all_step(simulators, window))
         farewell(simulator for simulator in simulators if simulator)
+
+
+def _all_step(simulators: Sequence[LocalSimulator | None], window: Window) -> Load:
+    n = len(simulators)
+    steps: list[list[float]] = [[] for _ in simulators]
+    threads = [
+        threading.Thread(target=_step, args=(simulator, window, at / n, mine))
+        for at, (simulator, mine) in enumerate(zip(simulators, steps, strict=True))
+    ]
+    cpu = time.process_time()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    cpu = time.process_time() - cpu
     within = [s for mine in steps for s in mine if s > 0]
-    pipe.send(Load(sum(map(len, steps)), np.array(within), cpu))
+    return Load(sum(map(len, steps)), np.array(within), cpu)
 
 
 def _step(

@@ -1,9 +1,10 @@
-"""One measurement: a server that stands, load from other processes, a window of time."""
+"""A measurement: a server that stands, load from other processes, a window of time."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -15,6 +16,10 @@ from policy_server.bench.plan import Plan
 from policy_server.bench.resources import pin
 from policy_server.bench.workloads import Workload
 from policy_server.errors import PolicyServerError
+
+LoadMain = Callable[[Connection, str, Workload, range], None]
+"""What a process of simulators runs: its pipe, the server's address, the workload and the numbers
+of its simulators. It says "ready", answers each `Window` with a `Load`, and ends at None."""
 
 SETTLE_S = 0.05  # from "go" to the first STEP, for all processes together
 
@@ -78,46 +83,62 @@ class Trial:
         return self.server_cpu_s / self.answered * 1e6
 
 
-def measure(
-    server: Answering,
-    workload: Workload,
-    generator: Callable[[Connection, str, Workload, range], None],
-    plan: Plan,
-    cores: Sequence[int] | None = None,
-) -> Trial:
-    """Lets the load run once. `cores`: where it must stay (Linux); None: anywhere."""
-    shares = [Child(generator, server.address, workload, share) for share in workload.shares()]
-    with children(*shares):
-        for child in shares:
-            child.hear()
+class Simulators:
+    """Processes of load that are connected to a server, and silent between two measurements."""
+
+    def __init__(self, server: Answering, workload: Workload, processes: Sequence[Child]):
+        self._server, self._workload, self._processes = server, workload, processes
+
+    def measure(self, plan: Plan, cores: Sequence[int] | None = None) -> Trial:
+        """Lets them speak once. `cores`: where they must stay (Linux); None: as before."""
+        server, workload = self._server, self._workload
+        for child in self._processes:
             if cores is not None:
                 pin(child.pid, cores)
         before, read_at = server.books(), time.perf_counter()
         begin = time.perf_counter() + SETTLE_S + plan.warmup_s
-        for child in shares:
+        for child in self._processes:
             child.pipe.send(Window(begin, begin + plan.seconds))
-        loads: list[Load] = [child.hear() for child in shares]
+        loads: list[Load] = [child.hear() for child in self._processes]
         after, elapsed_s = server.books(), time.perf_counter() - read_at
-    answered = sum(load.answered for load in loads)
-    accounts = checked_accounts(before, after, answered * workload.lanes, workload)
-    latencies = np.concatenate([load.latencies_s for load in loads])
-    p50, p99 = np.percentile(latencies, [50, 99]) * 1e6
-    rate = len(latencies) / plan.seconds
-    return Trial(
-        messages_per_s=rate,
-        env_steps_per_s=rate * workload.lanes,
-        p50_us=float(p50),
-        p99_us=float(p99),
-        answered=answered,
-        server_cpu_s=after["cpu_s"] - before["cpu_s"],
-        client_cpu_s=sum(load.cpu_s for load in loads),
-        **accounts,
-        learner_cpu=(
-            (after["learner_cpu_s"] - before["learner_cpu_s"]) / elapsed_s
-            if "learner_cpu_s" in after
-            else None
-        ),
-    )
+        answered = sum(load.answered for load in loads)
+        accounts = checked_accounts(before, after, answered * workload.lanes, workload)
+        latencies = np.concatenate([load.latencies_s for load in loads])
+        p50, p99 = np.percentile(latencies, [50, 99]) * 1e6
+        rate = len(latencies) / plan.seconds
+        return Trial(
+            messages_per_s=rate,
+            env_steps_per_s=rate * workload.lanes,
+            p50_us=float(p50),
+            p99_us=float(p99),
+            answered=answered,
+            server_cpu_s=after["cpu_s"] - before["cpu_s"],
+            client_cpu_s=sum(load.cpu_s for load in loads),
+            **accounts,
+            learner_cpu=(
+                (after["learner_cpu_s"] - before["learner_cpu_s"]) / elapsed_s
+                if "learner_cpu_s" in after
+                else None
+            ),
+        )
+
+
+@contextmanager
+def connected(server: Answering, workload: Workload, load: LoadMain) -> Iterator[Simulators]:
+    """Starts a workload's simulators; they say good-bye at the end."""
+    shares = [Child(load, server.address, workload, share) for share in workload.shares()]
+    with children(*shares):
+        for child in shares:
+            child.hear()
+        yield Simulators(server, workload, shares)
+        for child in shares:
+            child.pipe.send(None)
+
+
+def measure(server: Answering, workload: Workload, load: LoadMain, plan: Plan) -> Trial:
+    """One measurement with simulators of its own."""
+    with connected(server, workload, load) as simulators:
+        return simulators.measure(plan)
 
 
 def checked_accounts(
