@@ -28,7 +28,7 @@ from policy_server.bench.figure import (
     compare,
 )
 from policy_server.bench.plan import Plan
-from policy_server.bench.resources import allow_many_sockets, available, cpu_seconds, pin
+from policy_server.bench.resources import allow_many_sockets, available, pin
 from policy_server.bench.trial import Simulators, Trial, connected
 from policy_server.bench.workloads import MANY, WIDE, Workload
 
@@ -39,8 +39,12 @@ WORKLOADS = {
     "W3": replace(WIDE, sections={"training": W3_TRAINING}),
 }
 REST, LEARN = "rest", "learn"
-TURNS = 2
-"""For each repeat of the plan, each of as much less time."""
+TURNS_PER_REPEAT = 2
+"""Of the plan. Each takes so much less time."""
+PAUSE_S = 0.2
+"""Of silence before each turn, whatever came before."""
+LITTLE = 0.1
+"""Of a core. A learner that uses less cannot be felt."""
 
 
 def learning(plan: Plan, tell: Tell) -> Result:
@@ -48,9 +52,9 @@ def learning(plan: Plan, tell: Tell) -> Result:
     for the ratio is closer to 1 than two seconds of a machine are to one another."""
     plan = replace(
         plan,
-        repeats=TURNS * plan.repeats,
-        seconds=plan.seconds / TURNS,
-        warmup_s=plan.warmup_s / TURNS,
+        repeats=TURNS_PER_REPEAT * plan.repeats,
+        seconds=plan.seconds / TURNS_PER_REPEAT,
+        warmup_s=plan.warmup_s / TURNS_PER_REPEAT,
     )
     everywhere = available()
     places = {"shared cores": (everywhere, everywhere)}
@@ -80,14 +84,19 @@ def learning(plan: Plan, tell: Tell) -> Result:
                 compare(f"{name}, {place}", "messages_per_s", "/s", learn, rest, beside, at_least(0.9)),
                 compare(f"{name}, {place}, p99", "p99_us", "µs", learn, rest, beside, at_most(1.5)),
             ]  # fmt: skip
-    notes = tuple(_worked(side, of) for side, of in trials.items() if side.endswith(LEARN))
+    method = (
+        f"{plan.repeats} windows of {plan.seconds:g} s, the simulators connected all the time, one "
+        "place of the learner after the other. At rest it gets no steps, and none are recorded."
+    )
+    notes = (method, *(_worked(side, of) for side, of in trials.items() if side.endswith(LEARN)))
     return Result("W5", "W1 and W3 while the learner learns", tuple(figures), trials, notes=notes)
 
 
 def _worked(side: str, trials: list[Trial]) -> str:
     """How much there was to feel."""
     share = Spread.of([trial.learner_cpu or 0.0 for trial in trials])
-    return f"{side}: the learner used {share.median:.0%} of a core meanwhile"
+    felt = ": too little to be felt, the figure says nothing" if share.median < LITTLE else ""
+    return f"{side}: the learner used {share.median:.0%} of a core meanwhile{felt}"
 
 
 def _policy(books: dict[str, Any]) -> dict[str, Any]:
@@ -120,9 +129,11 @@ def _measure(
     books = server.child.ask(word)
     if word == REST:
         books = _await(server, _rests)
+    learner = _policy(books)["learner_pid"]
     pin(server.child.pid, ours)
-    pin(_policy(books)["learner_pid"], learners)
-    return simulators.measure(plan, ours)
+    pin(learner, learners)
+    time.sleep(PAUSE_S)
+    return simulators.measure(plan, ours, learner)
 
 
 def serve(pipe: Connection, bind: str, workload: Workload) -> None:
@@ -144,8 +155,5 @@ def serve(pipe: Connection, bind: str, workload: Workload) -> None:
     while (word := pipe.recv()) != "stop":
         if word != "books":
             gateway.train(None if word == LEARN else 0)
-        books = gateway.report()
-        learner = _policy(books)["learner_pid"]
-        books["learner_cpu_s"] = cpu_seconds(learner) if learner else 0.0
-        pipe.send({"cpu_s": time.process_time(), **books})
+        pipe.send({"cpu_s": time.process_time(), **gateway.report()})
     gateway.stop(True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from policy_server.bench.child import Answering, Child, children
 from policy_server.bench.plan import Plan
-from policy_server.bench.resources import pin
+from policy_server.bench.resources import cpu_seconds, pin
 from policy_server.bench.workloads import Workload
 from policy_server.errors import PolicyServerError
 
@@ -57,7 +57,8 @@ class Trial:
         p50_us, p99_us: round trips, from before `send` to behind `recv`.
         answered: messages, warm-up included; CPU seconds are over these.
         accepted, balance, overflow: of the gateway's accounts, in steps; None for an echo.
-        learner_cpu: cores that the learner's process used on average; None where there is none.
+        learner_cpu: cores that the learner's process used within the window; None where there is
+            none.
     """
 
     messages_per_s: float
@@ -89,18 +90,27 @@ class Simulators:
     def __init__(self, server: Answering, workload: Workload, processes: Sequence[Child]):
         self._server, self._workload, self._processes = server, workload, processes
 
-    def measure(self, plan: Plan, cores: Sequence[int] | None = None) -> Trial:
-        """Lets them speak once. `cores`: where they must stay (Linux); None: as before."""
+    def measure(
+        self, plan: Plan, cores: Sequence[int] | None = None, learner: int | None = None
+    ) -> Trial:
+        """Lets them speak once.
+
+        Args:
+            cores: where they must stay (Linux); None: as before.
+            learner: process whose CPU counts as the learner's (Linux).
+        """
         server, workload = self._server, self._workload
         for child in self._processes:
             if cores is not None:
                 pin(child.pid, cores)
-        before, read_at = server.books(), time.perf_counter()
+        before = server.books()
         begin = time.perf_counter() + SETTLE_S + plan.warmup_s
+        window = Window(begin, begin + plan.seconds)
         for child in self._processes:
-            child.pipe.send(Window(begin, begin + plan.seconds))
+            child.pipe.send(window)
+        learner_cpu = None if learner is None else _cores_used(learner, window)
         loads: list[Load] = [child.hear() for child in self._processes]
-        after, elapsed_s = server.books(), time.perf_counter() - read_at
+        after = server.books()
         answered = sum(load.answered for load in loads)
         accounts = checked_accounts(before, after, answered * workload.lanes, workload)
         latencies = np.concatenate([load.latencies_s for load in loads])
@@ -115,12 +125,16 @@ class Simulators:
             server_cpu_s=after["cpu_s"] - before["cpu_s"],
             client_cpu_s=sum(load.cpu_s for load in loads),
             **accounts,
-            learner_cpu=(
-                (after["learner_cpu_s"] - before["learner_cpu_s"]) / elapsed_s
-                if "learner_cpu_s" in after
-                else None
-            ),
+            learner_cpu=learner_cpu,
         )
+
+
+def _cores_used(pid: int, window: Window) -> float:
+    """Waits until the window is over; how many cores the process used within it."""
+    time.sleep(max(0.0, window.begin - time.perf_counter()))
+    since, used = time.perf_counter(), cpu_seconds(pid)
+    time.sleep(max(0.0, window.end - since))
+    return (cpu_seconds(pid) - used) / (time.perf_counter() - since)
 
 
 @contextmanager

@@ -50,11 +50,11 @@ class Executor(Protocol):
         ...
 
     def load(self, weights: np.ndarray) -> None:
-        """Takes over a flat snapshot, float32 `[P]`, to which nobody may write any more."""
+        """Takes over a flat snapshot, float32 `[P]`; what nobody can write to is not copied."""
         ...
 
     def weights(self) -> np.ndarray:
-        """The flat snapshot in use, to be read only: float32 `[P]`."""
+        """The flat snapshot in use, float32 `[P]`, read-only."""
         ...
 
 

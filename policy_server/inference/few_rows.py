@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from policy_server.compiled import compiled, part
-from policy_server.inference.layer_places import NumpyLayer
 from policy_server.inference.noise import draw_rows
+from policy_server.inference.numpy_layer import NumpyLayer
 from policy_server.inference.sampling import (
     NO_LOG_STD,
     NO_MASK,

@@ -6,13 +6,15 @@ Lives on the gateway's thread.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from policy_server.inference.few_rows import FEW, FewRows
-from policy_server.inference.layer_places import LayerPlace, NumpyLayer, Place
+from policy_server.inference.layer_places import LayerPlace, Place
+from policy_server.inference.numpy_layer import NumpyLayer
 from policy_server.networks.policy import PlainPolicy, PolicyNetwork
-from policy_server.networks.snapshot import check_size, flatten_parameters
+from policy_server.networks.snapshot import check_vector, flatten_parameters, kept
 from policy_server.networks.weight_views import WeightViews
 from policy_server.types import Leaves
 
@@ -27,17 +29,20 @@ _ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class NumpyExecutor:
-    """Runs a plain MLP layer by layer in NumPy; a handful of rows in one compiled call."""
+    """Runs a plain MLP layer by layer in NumPy; a handful of rows in one compiled call.
+
+    The network it is made from is used up: its tensors become views of read-only memory, which
+    say where each of them lies in a snapshot.
+    """
 
     def __init__(self, network: PolicyNetwork):
-        snapshot = flatten_parameters(network)
-        snapshot.flags.writeable = False
-        WeightViews(network.cpu().eval()).show(snapshot)  # now every tensor knows its place
+        snapshot = kept(flatten_parameters(network))
+        WeightViews(network.cpu()).show(snapshot)
         plain, log_std = network.policy_layers(), network.log_std
         assert plain is not None
         self._recipe = plain.recipe
-        self._places = [LayerPlace.of(layer) for layer in plain.layers]
-        self._log_std_place = None if log_std is None else Place.of(log_std)
+        self._places = [LayerPlace.of(layer, snapshot) for layer in plain.layers]
+        self._log_std_place = None if log_std is None else Place.of(log_std, snapshot)
         self._size = len(snapshot)
         self.load(snapshot)
 
@@ -55,16 +60,16 @@ class NumpyExecutor:
         x = self.vector(obs)
         if self.few is not None and len(x) <= FEW:
             return self.few(x)
-        for weight, bias, activation, norm in self._layers:
-            x = x @ weight
-            x += bias
-            if norm is not None:
-                scale, shift, eps = norm
+        for layer in self._layers:
+            x = x @ layer.factors
+            x += layer.bias
+            if layer.norm is not None:
+                scale, shift, eps = layer.norm
                 x -= x.mean(axis=1, keepdims=True)
                 x /= np.sqrt((x * x).mean(axis=1, keepdims=True) + eps)
                 x *= scale
                 x += shift
-            x = activation(x)
+            x = layer.activation(x)
         return x
 
     @property
@@ -72,8 +77,8 @@ class NumpyExecutor:
         return self._log_std
 
     def load(self, weights: np.ndarray) -> None:
-        check_size(weights, self._size)
-        self._weights = weights
+        check_vector(weights, self._size)
+        self._weights = weights = kept(weights)
         layers = [place.read(weights) for place in self._places]
         self._layers = [_prepared(layer) for layer in layers]
         self.few = FewRows(layers) if FewRows.fits(layers) else None
@@ -89,16 +94,21 @@ LARGE = 1 << 16
 publication would keep the loop from serving."""
 
 
-def _prepared(
-    layer: NumpyLayer,
-) -> tuple[
-    np.ndarray,
-    np.ndarray,
-    Callable[[np.ndarray], np.ndarray],
-    tuple[np.ndarray, np.ndarray, float] | None,
-]:
-    """As `NumpyExecutor` needs it: weight `[inputs, outputs]`, bias, activation, norm."""
-    weight = layer.weight.T
-    if weight.size <= LARGE:
-        weight = np.ascontiguousarray(weight)
-    return weight, layer.bias, _ACTIVATIONS[layer.activation], layer.layer_norm
+class _Step(NamedTuple):
+    """A layer as a batch of rows goes through it.
+
+    Attributes:
+        factors: float32 `[inputs, outputs]`.
+    """
+
+    factors: np.ndarray
+    bias: np.ndarray
+    activation: Callable[[np.ndarray], np.ndarray]
+    norm: tuple[np.ndarray, np.ndarray, float] | None
+
+
+def _prepared(layer: NumpyLayer) -> _Step:
+    factors = layer.weight.T
+    if factors.size <= LARGE:
+        factors = np.ascontiguousarray(factors)
+    return _Step(factors, layer.bias, _ACTIVATIONS[layer.activation], layer.layer_norm)

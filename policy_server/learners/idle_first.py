@@ -8,11 +8,14 @@ it.
 
 Where others keep all cores busy without a pause it would get next to nothing, and an unprivileged
 process cannot take a thread out of SCHED_IDLE. So there are two threads: this one, and the
-caller's, which goes on with the work as soon as the other gets too little.
+caller's, which goes on with the work as soon as the other gets too little. Who is taken off his
+core while he holds the interpreter's lock keeps it, so that the caller's thread waits for the
+other's next slice; such moments must be rare, and the more so the less the other gets.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
@@ -30,14 +33,16 @@ LEAST_SHARE = 0.2
 process."""
 WINDOW_S = 0.5
 """Time over which a share is measured."""
-PROBE_S, PATIENCE_S, TRUST_S = 0.01, 0.1, 1.0
-"""Processor time that the other thread must get so soon before it is given steps, unless it got
-its share within the last second: among processes that never sleep a single step of 0.05 s took
-half a minute there. Longer than a time slice, for everybody gets a first one."""
-REST = 10
-"""Times as long as a vain attempt took, the caller's thread does the work before the other is
-tried again: among processes that never sleep the other gets a third of a hundredth of a core, and
-cannot be called back within a step."""
+PROBE_ROUNDS = 45_000
+"""Of the hash that the other thread must get done before it is given steps, unless it got its
+share within the last second: among processes that never sleep a single step of 0.05 s took half a
+minute there. About 10 ms, which is longer than a time slice, for everybody gets a first one; and
+all of it without the interpreter's lock."""
+PATIENCE_S, TRUST_S = 0.1, 1.0
+REST, MOST_REST_S = 10, 60.0
+"""Times as long as a vain attempt took, and twice as long with each one more, the caller's thread
+does the work before the other is tried again: among processes that never sleep the other gets a
+third of a hundredth of a core, and cannot be called back within a step."""
 
 supported = hasattr(os, "SCHED_IDLE")
 
@@ -48,6 +53,7 @@ class IdleFirst:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "idle", initializer=_give_way)
         self._resting_until = self._trusted_until = 0.0
+        self._vain = 0  # attempts in a row
 
     def __call__(self, steps: Steps[T]) -> T:
         """Does all of it; its result."""
@@ -55,7 +61,7 @@ class IdleFirst:
             if time.monotonic() < self._resting_until:
                 over = self._until_rested(steps)
             elif not self._gets_a_core():
-                self._resting_until = time.monotonic() + REST * PATIENCE_S
+                self._rest(PATIENCE_S)
                 continue
             else:
                 over = self._thread.submit(self._while_it_pays, steps).result()
@@ -66,11 +72,17 @@ class IdleFirst:
         if time.monotonic() < self._trusted_until:
             return True
         try:
-            self._thread.submit(_use, PROBE_S).result(PATIENCE_S)
+            self._thread.submit(_use_processor).result(PATIENCE_S)
         except TimeoutError:
             return False  # it ends some day, and whatever comes behind it waits for it
         self._trusted_until = time.monotonic() + TRUST_S
         return True
+
+    def _rest(self, attempt_s: float) -> None:
+        """The other thread got too little in an attempt of so long."""
+        rest_s = min(MOST_REST_S, REST * attempt_s * 2.0**self._vain)
+        self._vain += 1
+        self._resting_until = time.monotonic() + rest_s
 
     def _until_rested(self, steps: Steps[T]) -> tuple[T] | None:
         """The result, if there is one by then."""
@@ -90,19 +102,18 @@ class IdleFirst:
                 now, cpu = time.monotonic(), time.thread_time()
                 if now - since >= WINDOW_S:
                     if cpu - used < LEAST_SHARE * (now - since):
-                        self._resting_until = now + REST * (now - since)
+                        self._rest(now - since)
                         return None
                     since, used = now, cpu
                     self._trusted_until = now + TRUST_S
+                    self._vain = 0
         except StopIteration as end:
             return (end.value,)
 
 
-def _use(processor_s: float) -> None:
-    """Of the calling thread's own time."""
-    begin = time.thread_time()
-    while time.thread_time() - begin < processor_s:
-        pass
+def _use_processor() -> None:
+    """For about 10 ms of the calling thread's own time, without the interpreter's lock."""
+    hashlib.pbkdf2_hmac("sha256", b"does it get", b"a core?", PROBE_ROUNDS)
 
 
 def _give_way() -> None:

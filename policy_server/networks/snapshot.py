@@ -64,7 +64,7 @@ def load_flat(module: nn.Module, vector: np.ndarray) -> None:
     Raises:
         CheckpointError: it belongs to a network of another size.
     """
-    check_size(vector, parameter_count(module))
+    check_vector(vector, parameter_count(module))
     with torch.no_grad():
         start = 0
         flat = borrowed(vector)
@@ -73,13 +73,21 @@ def load_flat(module: nn.Module, vector: np.ndarray) -> None:
             start += tensor.numel()
 
 
-def check_size(vector: np.ndarray, expected: int) -> None:
-    """Raises CheckpointError unless it is a vector of so many numbers."""
-    if vector.shape != (expected,):
+def check_vector(vector: np.ndarray, expected: int) -> None:
+    """Raises CheckpointError unless it is a vector of so many float32."""
+    if vector.shape != (expected,) or vector.dtype != np.float32:
         raise CheckpointError(
-            f"Weights: expected a vector of {expected} numbers for this network, got shape "
-            f"{list(vector.shape)}: it belongs to another model or other spaces."
+            f"Weights: expected a vector of {expected} float32 for this network, got shape "
+            f"{list(vector.shape)} of {vector.dtype}: it belongs to another model or other spaces."
         )
+
+
+def kept(vector: np.ndarray) -> np.ndarray:
+    """A published vector to hold on to: itself where nobody can write to it, else a copy."""
+    if vector.flags.writeable:
+        vector = vector.copy()
+        vector.flags.writeable = False
+    return vector
 
 
 def borrowed(array: np.ndarray) -> torch.Tensor:

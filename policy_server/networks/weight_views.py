@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from policy_server.networks.snapshot import borrowed, check_size, own_tensors
+from policy_server.networks.snapshot import borrowed, check_vector, kept, own_tensors
 
 
 class WeightViews:
@@ -14,29 +14,46 @@ class WeightViews:
     become views of the vector that was published last.
 
     Takes as long for a hundred million numbers as for a thousand. What there is to know of the
-    network is looked up once: of 100 layers that was two thirds of every `show`. Nothing may
-    write to the parameters afterwards.
+    network is looked up once, for walking through its modules was two thirds of every `show`
+    (100 layers: 0.6 ms instead of 2). Nothing may write to the parameters afterwards.
 
     Attributes:
         possible: all of them are float32 on the CPU; else `show` must not be called.
     """
 
     def __init__(self, module: nn.Module):
-        self._tensors = list(own_tensors(module))
-        self._shapes = [tensor.shape for tensor in self._tensors]
-        self._sizes = [tensor.numel() for tensor in self._tensors]
+        tensors = list(own_tensors(module))
+        self._shapes = [tensor.shape for tensor in tensors]
+        self._sizes = [tensor.numel() for tensor in tensors]
+        self._homes = _homes(module, tensors)
         self.possible = all(
-            tensor.dtype == torch.float32 and tensor.device.type == "cpu"
-            for tensor in self._tensors
+            tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors
         )
 
     def show(self, vector: np.ndarray) -> None:
-        """Takes over what `flatten_parameters` gave: float32 `[P]`.
+        """Takes over what `flatten_parameters` gave: float32 `[P]`. A vector that somebody can
+        write to is copied.
 
         Raises:
             CheckpointError: it belongs to a network of another size.
         """
-        check_size(vector, sum(self._sizes))
-        parts = torch.split(borrowed(vector), self._sizes)
-        for tensor, part, shape in zip(self._tensors, parts, self._shapes, strict=True):
-            tensor.data = part.view(shape)
+        assert self.possible, "the network is not all float32 on the CPU: load_flat copies"
+        check_vector(vector, sum(self._sizes))
+        parts = torch.split(borrowed(kept(vector)), self._sizes)
+        for (home, name), part, shape in zip(self._homes, parts, self._shapes, strict=True):
+            home[name].data = part.view(shape)
+
+
+Home = tuple[dict[str, torch.Tensor], str]
+"""A module's parameters or buffers, and the name of one of them."""
+
+
+def _homes(module: nn.Module, tensors: list[torch.Tensor]) -> list[Home]:
+    """Where the module has each tensor: asked there, since a forward pass may put another buffer in
+    its place."""
+    found: dict[int, Home] = {}
+    for part in module.modules():
+        for home in (part._parameters, part._buffers):
+            for name, tensor in home.items():
+                found.setdefault(id(tensor), (home, name))  # type: ignore[arg-type]
+    return [found[id(tensor)] for tensor in tensors]

@@ -148,6 +148,8 @@ def start_ray(address: str | None) -> None:
         return
     # Ray tells its makers about its use unless it is told not to.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # It would have its workers stand back behind everybody, our gateway behind the simulators.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(
         address="local",
         include_dashboard=False,

@@ -12,13 +12,15 @@ from policy_server.config import InferenceConfig, ModelConfig
 from policy_server.errors import CheckpointError, ConfigError
 from policy_server.inference.executors import Executor, make_executor
 from policy_server.inference.few_rows import FEW
-from policy_server.inference.numpy_executor import NumpyExecutor
+from policy_server.inference.numpy_executor import LARGE, NumpyExecutor
+from policy_server.inference.sampling import Sampler
 from policy_server.inference.torch_executor import TorchExecutor
 from policy_server.networks import PolicyNetwork, build_network
 from policy_server.networks.device import pick_device
 from policy_server.networks.mlp import ACTIVATIONS
+from policy_server.networks.policy import PlainPolicy, StandardNetwork
 from policy_server.networks.snapshot import flatten_parameters
-from policy_server.types import Leaves, PolicySpaces
+from policy_server.types import ActionLayout, Leaves, PolicySpaces
 from sim_clients.protocol.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
 
 VECTORS = Dict(
@@ -67,8 +69,15 @@ def executor(kind: str, observation: Space, model: dict[str, object]) -> Executo
     )
 
 
+def published(learner: PolicyNetwork) -> np.ndarray:
+    """As it comes out of Ray's store: read-only."""
+    vector = flatten_parameters(learner)
+    vector.setflags(write=False)
+    return vector
+
+
 def assert_agrees(made: Executor, learner: PolicyNetwork, observation: Space) -> None:
-    made.load(flatten_parameters(learner))
+    made.load(published(learner))
     for n in (1, 2, FEW, FEW + 1, 33):
         obs = observations(observation, n)
         with torch.no_grad():
@@ -129,8 +138,7 @@ def test_convolutions_agree(share, activation):
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 def test_a_snapshot_is_not_bound_to_the_learner(kind):
     made, learner = executor(kind, VECTORS, {}), network(VECTORS, 2)
-    weights = flatten_parameters(learner)
-    weights.setflags(write=False)  # as it comes out of Ray's store
+    weights = published(learner)
     obs = observations(VECTORS, 4)
     before = made(obs)
     made.load(weights)
@@ -140,6 +148,76 @@ def test_a_snapshot_is_not_bound_to_the_learner(kind):
         for parameter in learner.parameters():
             parameter.zero_()
     np.testing.assert_array_equal(made(obs), after)
+
+
+@pytest.mark.parametrize("hidden", [(48,), (300, 300)], ids=["small", "large"])
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_nobody_can_write_to_the_snapshot_in_use(kind, hidden):
+    made = executor(kind, VECTORS, {"hidden": hidden, "layer_norm": True})
+    vector = flatten_parameters(network(VECTORS, 2, hidden=hidden, layer_norm=True))
+    made.load(vector)
+    some = [observations(VECTORS, n) for n in (2, FEW + 1)]
+    before = [made(obs) for obs in some]
+    vector[:] = 0
+    for obs, head in zip(some, before, strict=True):
+        np.testing.assert_array_equal(made(obs), head)
+    assert not made.weights().flags.writeable
+
+
+@pytest.mark.parametrize("rows", [1, FEW])
+def test_a_handful_of_rows_acts_on_a_published_snapshot(rows):
+    made, learner = executor("numpy", VECTORS, {}), network(VECTORS, 2)
+    made.load(published(learner))
+    assert made.few is not None
+    sampler = Sampler(ActionLayout(ACTIONS))
+    x = made.vector(observations(VECTORS, rows))
+    slots, draws = np.arange(rows), np.zeros(rows, np.uint64)
+    keys = np.arange(rows).astype(np.uint64)
+    choice = made.few.act(x, sampler, made.log_std, None, slots, keys, draws, None)
+    head = made(observations(VECTORS, rows))
+    logp = sampler.log_prob(head, made.log_std, None, choice.categories, choice.reals)
+    np.testing.assert_allclose(choice.logp, logp, rtol=1e-5, atol=1e-5)
+
+
+def test_large_layers_agree_and_lie_where_they_were_published():
+    model = {"hidden": (300, 300)}
+    made, learner = executor("numpy", VECTORS, model), network(VECTORS, 2, **model)
+    assert_agrees(made, learner, VECTORS)
+    vector = published(learner)
+    made.load(vector)
+    assert made.few is None
+    inside = [np.shares_memory(layer.factors, vector) for layer in made._layers]
+    assert inside == [layer.factors.size > LARGE for layer in made._layers]
+    assert any(inside)
+    assert not all(inside)
+
+
+class Computed(StandardNetwork):
+    """Its layers are not its parameters."""
+
+    def policy_layers(self):
+        plain = super().policy_layers()
+        return PlainPolicy(plain.recipe, [x._replace(weight=2 * x.weight) for x in plain.layers])
+
+
+class Turned(StandardNetwork):
+    def policy_layers(self):
+        plain = super().policy_layers()
+        return PlainPolicy(plain.recipe, [x._replace(weight=x.weight.T) for x in plain.layers])
+
+
+@pytest.mark.parametrize("kind", [Computed, Turned])
+def test_layers_that_are_not_parameters_are_refused(kind):
+    made = kind(PolicySpaces(VECTORS, ACTIONS), ModelConfig())
+    with pytest.raises(ValueError, match="the network's own parameters as they are"):
+        NumpyExecutor(made)
+
+
+def test_torch_runs_what_is_not_float32_on_copies():
+    learner, half = network(VECTORS, 2), network(VECTORS, 1)
+    half.value_head.double()
+    made = TorchExecutor(half, torch.device("cpu"))
+    assert_agrees(made, learner, VECTORS)
 
 
 @pytest.mark.parametrize("kind", ["numpy", "torch"])

@@ -90,6 +90,18 @@ def test_where_others_become_busy_the_caller_goes_on(one_core):
 
 
 @pytest.mark.timeout(60)
+def test_to_try_in_vain_costs_little(one_core):
+    """Beside one who never sleeps the caller's thread alone would get half of the core."""
+    places: list[tuple[bool, int]] = []
+    with one_that_never_sleeps():
+        began, used = time.monotonic(), time.process_time()
+        assert IdleFirst()(steps(began + 8.0, places)) == "done"
+        share = (time.process_time() - used) / (time.monotonic() - began)
+    assert share > 0.25
+    assert {caller for caller, _ in places} == {True}
+
+
+@pytest.mark.timeout(60)
 def test_a_long_step_is_not_begun_where_there_is_no_core(one_core):
     """Nobody could call it back."""
     places: list[tuple[bool, int]] = []

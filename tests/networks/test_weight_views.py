@@ -61,8 +61,62 @@ def test_buffers_of_floats_come_too_and_others_stay() -> None:
     assert acting.num_batches_tracked == 0
 
 
-def test_what_is_not_float32_must_be_copied() -> None:
-    assert not WeightViews(nn.Linear(2, 2, dtype=torch.float64)).possible
+class Drifting(nn.Module):
+    """Puts another buffer in the place of its old one with every pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+        self.register_buffer("mean", torch.zeros(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.mean = 0.5 * self.mean + 0.5 * x.mean(0)
+        return self.layer(x - self.mean)
+
+
+def test_a_buffer_that_was_replaced_is_found_again() -> None:
+    learned, acting = Drifting(), Drifting()
+    views = WeightViews(acting)
+    with torch.no_grad():
+        acting(torch.ones(3, 2))
+    learned.mean.fill_(7.0)
+    views.show(published(learned))
+    assert acting.mean.tolist() == [7.0, 7.0]
+
+
+def test_tied_weights_are_shown_once() -> None:
+    def tied(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        layers = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        layers[1].weight = layers[0].weight
+        return layers
+
+    acting, learned = tied(0), tied(1)
+    WeightViews(acting).show(published(learned))
+    assert torch.equal(acting(torch.ones(1, 3)), learned(torch.ones(1, 3)))
+
+
+def test_a_vector_that_somebody_can_write_to_is_copied() -> None:
+    acting, vector = network(0), flatten_parameters(network(1))
+    WeightViews(acting).show(vector)
+    shown = flatten_parameters(acting)
+    vector[:] = 0
+    np.testing.assert_array_equal(flatten_parameters(acting), shown)
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_what_is_not_float32_must_be_copied(part: str) -> None:
+    layer = nn.Linear(2, 2)
+    setattr(layer, part, nn.Parameter(getattr(layer, part).double()))
+    assert not WeightViews(layer).possible
+    assert not WeightViews(nn.Linear(2, 2, device="meta")).possible
+    with pytest.raises(AssertionError, match="load_flat"):
+        WeightViews(layer).show(np.zeros(6, np.float32))
+
+
+def test_numbers_of_another_kind_are_refused() -> None:
+    with pytest.raises(CheckpointError, match="float64"):
+        WeightViews(nn.Linear(2, 2)).show(np.zeros(6))
 
 
 def test_a_network_without_numbers() -> None:
