@@ -75,6 +75,7 @@ class IdleFirst:
             self._thread.submit(_use_processor).result(PATIENCE_S)
         except TimeoutError:
             return False  # it ends some day, and whatever comes behind it waits for it
+        self._vain = 0
         self._trusted_until = time.monotonic() + TRUST_S
         return True
 
