@@ -34,7 +34,7 @@ from policy_server.bench.resources import allow_many_sockets, available, pin
 from policy_server.bench.trial import checked_accounts
 from policy_server.bench.workloads import Workload
 
-COUNTS = (1, 2, 4, 16, 64, 256, 512)
+COUNTS = (1, 4, 16, 64, 256, 512)
 IDLE_COUNTS = (1, 64, 512)
 IDLE_S = 6.0  # long enough for a heartbeat on every connection
 TURN = 64

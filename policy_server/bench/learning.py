@@ -41,7 +41,7 @@ WORKLOADS = {
 REST, LEARN = "rest", "learn"
 TURNS_PER_REPEAT = 2
 """Of the plan. Each takes so much less time."""
-PAUSE_S = 0.1
+PAUSE_S = 0.05
 """Of silence before each turn, whatever came before."""
 LITTLE = 0.1
 """Of a core. A learner that uses less cannot be felt."""
