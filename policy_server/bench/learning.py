@@ -41,8 +41,6 @@ WORKLOADS = {
 REST, LEARN = "rest", "learn"
 TURNS_PER_REPEAT = 2
 """Of the plan. Each takes so much less time."""
-PAUSE_S = 0.05
-"""Of silence before each turn, whatever came before."""
 LITTLE = 0.1
 """Of a core. A learner that uses less cannot be felt."""
 
@@ -132,7 +130,6 @@ def _measure(
     learner = _policy(books)["learner_pid"]
     pin(server.child.pid, ours)
     pin(learner, learners)
-    time.sleep(PAUSE_S)
     return simulators.measure(plan, ours, learner)
 
 

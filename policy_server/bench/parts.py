@@ -128,6 +128,22 @@ def choose(rows: int, executor: str) -> Call:
     return lambda: served.choose((obs,), None, slots, keys, draws, None)
 
 
+def take_over(executor: str | None) -> Call:
+    """New weights of 100 layers of 64 units: by an executor, or copied into the network's tensors."""
+    from policy_server.config import InferenceConfig, ModelConfig
+    from policy_server.inference.executors import make_executor
+    from policy_server.networks import build_network, flatten_parameters, load_flat
+    from policy_server.types import PolicySpaces
+
+    model = ModelConfig(hidden=(64,) * 100)
+    network = build_network(PolicySpaces(OBSERVATION, ACTION), model)
+    weights = flatten_parameters(network)
+    if executor is None:
+        return lambda: load_flat(network, weights)
+    made = make_executor(network, OBSERVATION, InferenceConfig("cpu", executor))
+    return lambda: made.load(weights)
+
+
 # -- learning --------------------------------------------------------------------------------------
 
 
@@ -190,6 +206,13 @@ PARTS = (
             "eager torch", partial(choose, n, "torch"),
         )
         for n in (1, 16, 64)
+    ),
+    *(
+        Part(
+            f"taking over the weights of 100 layers, {name}", partial(take_over, executor),
+            "copied tensor by tensor", partial(take_over, None),
+        )
+        for name, executor in (("NumPy", "numpy"), ("torch", "torch"))
     ),
     Part(
         "gradient step of 128 rows, Adam over one vector", partial(gradient_step, True),

@@ -1,7 +1,7 @@
 """Where the layers of a network lie in a flat snapshot, so that they are read without torch.
 
-Looked up once. To read 100 layers of 64 units from the next snapshot takes 0.35 ms; through the
-network's tensors it was 2.6 (one core of a small virtual machine), in which nobody is served.
+Looked up once. To take over the next weights of 100 layers so takes 0.4 ms; copied into the
+network's tensors it is 4.6, in which nobody is served (`policy-server bench --workloads parts`).
 
 Lives on the gateway's thread.
 """

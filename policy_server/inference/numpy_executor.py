@@ -36,7 +36,7 @@ class NumpyExecutor:
     """
 
     def __init__(self, network: PolicyNetwork):
-        snapshot = kept(flatten_parameters(network))
+        snapshot = flatten_parameters(network)
         WeightViews(network.cpu()).show(snapshot)
         plain, log_std = network.policy_layers(), network.log_std
         assert plain is not None

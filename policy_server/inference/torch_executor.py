@@ -10,7 +10,7 @@ import torch
 
 from policy_server.inference.few_rows import FewRows
 from policy_server.networks.policy import PolicyNetwork
-from policy_server.networks.snapshot import flatten_parameters, kept, load_flat
+from policy_server.networks.snapshot import flatten_parameters, load_flat
 from policy_server.networks.weight_views import WeightViews
 from policy_server.types import Leaves
 
@@ -48,7 +48,7 @@ class TorchExecutor:
         self._read_log_std()
 
     def weights(self) -> np.ndarray:
-        return kept(flatten_parameters(self.network))
+        return flatten_parameters(self.network)
 
     def _read_log_std(self) -> None:
         log_std = self.network.log_std

@@ -107,7 +107,6 @@ class IdleFirst:
                         return None
                     since, used = now, cpu
                     self._trusted_until = now + TRUST_S
-                    self._vain = 0
         except StopIteration as end:
             return (end.value,)
 

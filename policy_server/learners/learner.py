@@ -124,9 +124,7 @@ class Learner:
 
     def weights(self) -> np.ndarray:
         """The network as it stands: float32 `[P]`, read-only, a copy."""
-        weights = flatten_parameters(self.algorithm.network)
-        weights.flags.writeable = False
-        return weights
+        return flatten_parameters(self.algorithm.network)
 
     def adopt(self, newer: UpdateResult) -> None:
         """Takes over the weights of a later update than the last. The rest of the state (the

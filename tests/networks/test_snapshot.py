@@ -28,6 +28,7 @@ def test_round_trip_is_exact_and_in_place() -> None:
     one, two = network(0), network(1)
     places = [parameter.data_ptr() for parameter in two.parameters()]
     vector = flatten_parameters(one)
+    assert not vector.flags.writeable
     assert vector.dtype == np.float32
     assert vector.shape == (parameter_count(one),) == (sum(p.numel() for p in one.parameters()),)
     assert (flatten_parameters(two) != vector).any()

@@ -23,19 +23,13 @@ def network(seed: int) -> nn.Module:
     return build_network(SPACES, ModelConfig(hidden=(5,), layer_norm=True))
 
 
-def published(module: nn.Module) -> np.ndarray:
-    vector = flatten_parameters(module)
-    vector.flags.writeable = False
-    return vector
-
-
 def test_it_is_exact_and_copies_nothing() -> None:
     acting = network(0)
     views = WeightViews(acting)
     assert views.possible
     for seed in (1, 2):  # one publication after the other
         learned = network(seed)
-        vector = published(learned)
+        vector = flatten_parameters(learned)
         views.show(vector)
         begin = vector.__array_interface__["data"][0]
         places = [parameter.data_ptr() for parameter in acting.parameters()]
@@ -45,7 +39,7 @@ def test_it_is_exact_and_copies_nothing() -> None:
 
 
 def test_another_size_is_refused_and_changes_nothing() -> None:
-    acting, vector = network(0), published(network(1))
+    acting, vector = network(0), flatten_parameters(network(1))
     before = flatten_parameters(acting)
     for wrong in (vector[1:], np.append(vector, np.float32(0)), vector[None]):
         with pytest.raises(CheckpointError, match="got shape"):
@@ -56,7 +50,7 @@ def test_another_size_is_refused_and_changes_nothing() -> None:
 def test_buffers_of_floats_come_too_and_others_stay() -> None:
     learned, acting = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
     learned(torch.randn(8, 3))
-    WeightViews(acting).show(published(learned))
+    WeightViews(acting).show(flatten_parameters(learned))
     assert torch.equal(acting.running_var, learned.running_var)
     assert acting.num_batches_tracked == 0
 
@@ -80,7 +74,7 @@ def test_a_buffer_that_was_replaced_is_found_again() -> None:
     with torch.no_grad():
         acting(torch.ones(3, 2))
     learned.mean.fill_(7.0)
-    views.show(published(learned))
+    views.show(flatten_parameters(learned))
     assert acting.mean.tolist() == [7.0, 7.0]
 
 
@@ -92,12 +86,12 @@ def test_tied_weights_are_shown_once() -> None:
         return layers
 
     acting, learned = tied(0), tied(1)
-    WeightViews(acting).show(published(learned))
+    WeightViews(acting).show(flatten_parameters(learned))
     assert torch.equal(acting(torch.ones(1, 3)), learned(torch.ones(1, 3)))
 
 
 def test_a_vector_that_somebody_can_write_to_is_copied() -> None:
-    acting, vector = network(0), flatten_parameters(network(1))
+    acting, vector = network(0), flatten_parameters(network(1)).copy()
     WeightViews(acting).show(vector)
     shown = flatten_parameters(acting)
     vector[:] = 0
