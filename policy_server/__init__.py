@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from policy_server.algorithm import Algorithm
-    from policy_server.builder import AlgorithmConfig, PPOConfig
+    from policy_server.builder import (
+        A2CConfig,
+        AlgorithmConfig,
+        APPOConfig,
+        DQNConfig,
+        IMPALAConfig,
+        PGConfig,
+        PPOConfig,
+        RainbowConfig,
+    )
     from policy_server.callbacks import Callbacks
     from policy_server.errors import (
         AddressError,
@@ -30,15 +39,21 @@ if TYPE_CHECKING:
     from policy_server.settings import Settings
 
 __all__ = [
+    "A2CConfig",
+    "APPOConfig",
     "AddressError",
     "Algorithm",
     "AlgorithmConfig",
     "Callbacks",
     "CheckpointError",
     "ConfigError",
+    "DQNConfig",
+    "IMPALAConfig",
     "LearnerError",
+    "PGConfig",
     "PPOConfig",
     "PolicyServerError",
+    "RainbowConfig",
     "RunDirError",
     "Settings",
     "SimulatorError",
@@ -48,9 +63,15 @@ __all__ = [
 # Resolved on first use, so that `import policy_server` costs nothing and needs no extra.
 _HOMES = {
     "Algorithm": "algorithm",
+    "A2CConfig": "builder",
+    "APPOConfig": "builder",
     "AlgorithmConfig": "builder",
-    "Callbacks": "callbacks",
+    "DQNConfig": "builder",
+    "IMPALAConfig": "builder",
+    "PGConfig": "builder",
     "PPOConfig": "builder",
+    "RainbowConfig": "builder",
+    "Callbacks": "callbacks",
     "Settings": "settings",
 }
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from policy_server.callbacks import Callbacks
 from policy_server.checkpoints.checkpoint import Checkpoint
 from policy_server.checkpoints.store import CheckpointStore
+from policy_server.declared import check_declared
 from policy_server.errors import CheckpointError, ConfigError
 from policy_server.metrics.progress import Progress
 from policy_server.settings import Settings
@@ -59,6 +60,7 @@ class Algorithm:
         self._begin(CheckpointStore(checkpoint).load(checkpoint) if checkpoint else None)
 
     def _begin(self, checkpoint: Checkpoint | None) -> None:
+        check_declared(self.settings)
         self._evaluations = 0  # taken from this server so far
         self._server = self._wire(checkpoint)
         self._fleet: SimulatorFleet | None = None

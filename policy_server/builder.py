@@ -200,11 +200,53 @@ class AlgorithmConfig:
         return self
 
 
+class PGConfig(AlgorithmConfig):
+    """The builder, with PG (REINFORCE)."""
+
+    def __init__(self) -> None:
+        super().__init__("PG")
+
+
+class A2CConfig(AlgorithmConfig):
+    """The builder, with A2C (advantage actor-critic)."""
+
+    def __init__(self) -> None:
+        super().__init__("A2C")
+
+
 class PPOConfig(AlgorithmConfig):
     """The builder, with PPO (proximal policy optimisation)."""
 
     def __init__(self) -> None:
         super().__init__("PPO")
+
+
+class IMPALAConfig(AlgorithmConfig):
+    """The builder, with IMPALA (V-trace)."""
+
+    def __init__(self) -> None:
+        super().__init__("IMPALA")
+
+
+class APPOConfig(AlgorithmConfig):
+    """The builder, with APPO (asynchronous PPO)."""
+
+    def __init__(self) -> None:
+        super().__init__("APPO")
+
+
+class DQNConfig(AlgorithmConfig):
+    """The builder, with DQN (deep Q-learning)."""
+
+    def __init__(self) -> None:
+        super().__init__("DQN")
+
+
+class RainbowConfig(AlgorithmConfig):
+    """The builder, with Rainbow (DQN with all its parts)."""
+
+    def __init__(self) -> None:
+        super().__init__("Rainbow")
 
 
 def _resolve_callbacks(callbacks: type[Callbacks] | str | None) -> type[Callbacks] | None:

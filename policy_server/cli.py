@@ -340,6 +340,36 @@ def evaluate(
         click.echo(json.dumps({"checkpoint": str(checkpoint), **result}))
 
 
+@main.command("algorithms")
+@click.option("--json", "as_json", is_flag=True, help="The same as one JSON object.")
+@reported
+def list_algorithms(as_json: bool) -> None:
+    """Lists the algorithms, with what each supports."""
+    from policy_server import algorithms
+    from policy_server.display import summary_table
+
+    rows = []
+    for name in algorithms.names():
+        training = algorithms.training_class(name)
+        supports = training.supports
+        rows.append(
+            {
+                "algorithm": name,
+                "what it is": training.title,
+                "actions": supports.actions,
+                "masks": supports.mask,
+                "memory": supports.recurrent,
+                "collects": training.mode,
+            }
+        )
+    if as_json:
+        click.echo(json.dumps({row.pop("algorithm"): row for row in rows}))
+        return
+    words = {True: "yes", False: "no"}
+    console = _console(False)
+    console.print(summary_table([{k: words.get(v, v) for k, v in r.items()} for r in rows]))
+
+
 @main.command()
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="PNG to write [RUN_DIR/plot.png].")

@@ -49,7 +49,8 @@ class MultiAgentConfig:
     """Which policies there are and who plays by which.
 
     Attributes:
-        policies: name -> overrides of `training`, `model`, `preprocessing` for this policy.
+        policies: name -> overrides of `training`, `model`, `preprocessing` for this policy, and
+            its own `algorithm`, whose `training` then begins with that algorithm's defaults.
         policy_mapping: group name (or glob pattern) -> policy name; the first match counts.
         policies_to_train: names; None: all.
     """
@@ -127,10 +128,12 @@ class CollectionConfig:
 
     Attributes:
         mode: "sync": replies wait while the learner works, every step of a batch comes from
-            one policy version; "async": simulators never wait.
+            one policy version; "async": simulators never wait; "auto": what the algorithm is
+            made for ("async" for IMPALA and APPO, else "sync").
         ahead: sync: the next batch is collected while the learner works on the last; replies wait
             when it is full. Its steps come from up to two policy versions.
-        fragment_length: steps of one unroll; None: sync, batch size / lanes; async, 64.
+        fragment_length: steps of one unroll; None: as the algorithm has it, or else sync, batch
+            size / lanes; async, 64.
         max_policy_lag: async: unrolls whose oldest step is more versions behind are dropped.
         max_queued_batches: async: finished unrolls beyond this many batches are dropped, oldest
             first.
@@ -138,7 +141,7 @@ class CollectionConfig:
             than their share.
     """
 
-    mode: str = "sync"
+    mode: str = "auto"
     ahead: bool = False
     fragment_length: int | None = None
     max_policy_lag: int = 4

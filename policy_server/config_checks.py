@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from policy_server.settings import PolicySettings, Settings
 
 ACTIVATIONS = ("tanh", "relu", "leaky_relu", "elu", "silu", "gelu")
-MODES = ("sync", "async")
+MODES = ("auto", "sync", "async")
 EXECUTORS = ("auto", "numpy", "torch", "cuda_graph")
 PRECISIONS = ("float32", "bfloat16")
 STORAGE_DTYPES = ("float32", "float16")

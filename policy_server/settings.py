@@ -47,6 +47,7 @@ class PolicySettings(NamedTuple):
     model: config.ModelConfig
     preprocessing: config.PreprocessingConfig
     algorithm: str
+    collection: config.CollectionConfig  # "auto" replaced by what the algorithm is made for
 
 
 def training_class(algorithm: str) -> type:
@@ -134,14 +135,25 @@ class Settings:
             raise ConfigError(
                 f"policy {policy_name!r} is not among multi_agent.policies: {', '.join(policies)}."
             )
-        path, merged = f"multi_agent.policies.{policy_name}", {}
+        path, overrides = f"multi_agent.policies.{policy_name}", policies[policy_name]
+        algorithm = overrides.get("algorithm", self.algorithm)
+        merged: dict[str, Any] = {}
         for name in PER_POLICY:
             common = getattr(self, name)
-            own = policies[policy_name].get(name, {})
-            values = coerce_fields(type(common), own, f"{path}.{name}")
+            if name == "training" and algorithm != self.algorithm:
+                common = training_class(algorithm)()
+            values = coerce_fields(type(common), overrides.get(name, {}), f"{path}.{name}")
             common_values = {key: getattr(common, key) for key in fields_of(type(common))}
             merged[name] = _make(type(common), common_values | values, path) if values else common
-        return PolicySettings(**merged, algorithm=self.algorithm)
+        collection = _collection(self.collection, merged["training"])
+        return PolicySettings(**merged, algorithm=algorithm, collection=collection)
+
+
+def _collection(common: config.CollectionConfig, training: Any) -> config.CollectionConfig:
+    """What the algorithm is made for, where the settings leave it to it."""
+    mode = training.mode if common.mode == "auto" else common.mode
+    length = common.fragment_length or training.fragment_length
+    return dataclasses.replace(common, mode=mode, fragment_length=length)
 
 
 def read_section(name: str, values: Any, training_type: type | None) -> dict[str, Any]:
@@ -241,10 +253,16 @@ def _read_policies(policies: Any, training_type: type | None) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, overrides in mapping_at(policies, path).items():
         result[name] = {}
-        for section, values in mapping_at(overrides or {}, f"{path}.{name}").items():
+        given = mapping_at(overrides or {}, f"{path}.{name}")
+        own_type = training_type
+        if "algorithm" in given:
+            algorithm = result[name]["algorithm"] = given.pop("algorithm")
+            own_type = training_class(algorithm)
+        for section, values in given.items():
             if section not in PER_POLICY:
-                raise unknown(f"{path}.{name}", section, PER_POLICY, _homes(training_type))
-            type_ = training_type if section == "training" else config.SECTIONS[section]
+                known = ["algorithm", *PER_POLICY]
+                raise unknown(f"{path}.{name}", section, known, _homes(own_type))
+            type_ = own_type if section == "training" else config.SECTIONS[section]
             where = f"{path}.{name}.{section}"
             if type_ is None:
                 result[name][section] = mapping_at(values, where)

@@ -59,7 +59,7 @@ def section(title: str, type_: type) -> str:
         ValueError: a field has no line under `Attributes:` in the docstring, or the other way
             round.
     """
-    meanings, hints = attributes(type_), fields_of(type_)
+    meanings, hints = _all_attributes(type_), fields_of(type_)
     if set(meanings) != set(hints):
         odd = ", ".join(sorted(set(meanings) ^ set(hints)))
         raise ValueError(f"{type_.__name__}: fields and docstring differ in {odd}.")
@@ -74,6 +74,14 @@ def section(title: str, type_: type) -> str:
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _all_attributes(type_: type) -> dict[str, str]:
+    """Those of its bases, too; what it says itself counts most."""
+    found: dict[str, str] = {}
+    for one in reversed([t for t in type_.__mro__ if dataclasses.is_dataclass(t)]):
+        found |= attributes(one)
+    return found
 
 
 def attributes(type_: type) -> dict[str, str]:

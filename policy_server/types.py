@@ -148,6 +148,7 @@ class Batch:
     versions: np.ndarray  # int64 [T, B], policy version behind each action
     lanes: np.ndarray  # int64 [B]
     episodes: np.ndarray  # int64 [T, B], running number of the episode
+    first_t: np.ndarray  # int64 [B], number of row 0 within its episode, from 0 (or from joining)
     masks: np.ndarray | None  # uint8 [T, B, W]; None where the policy has none
     final_obs: Leaves  # each [F, ...]: true final observations of truncated steps
     final_index: np.ndarray  # int64 [F, 2]: (t, b) of each of them
@@ -156,6 +157,17 @@ class Batch:
     def steps(self) -> int:
         """Valid steps."""
         return int(self.lengths.sum())
+
+    @property
+    def t(self) -> np.ndarray:
+        """int64 [T, B]: the number of each step within its episode; -1 in padding."""
+        t = self.first_t.copy()
+        numbers = np.full(self.rewards.shape, -1, np.int64)
+        ended = self.terminated | self.truncated
+        for row, valid in enumerate(self.valid):
+            numbers[row, valid] = t[valid]
+            t = np.where(ended[row], 0, t + 1)
+        return numbers
 
     @property
     def valid(self) -> np.ndarray:

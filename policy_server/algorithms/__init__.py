@@ -1,13 +1,24 @@
 """The algorithms by name. Importing this does not import torch: pages load when asked for.
 
-An algorithm is two classes. *Training*: a frozen dataclass of its options, each with a default,
-best in a file of its own that does without torch.
-*Algorithm*: made as `Algorithm(spaces, model, training, seed=, device=, reward_scale=,
-reward_clip=)`, with the attribute `network` (a `networks.PolicyNetwork`) and the methods
-`update(batch, env_steps) -> metrics`, `state() -> PolicyState` and `load(state)`. Where an update
-takes long it also has `update_in_steps(batch, env_steps)`, a generator (`stepwise.Steps`) that
-yields where it may be paused and returns the metrics: then the learner can give way to others.
-`algorithms.ppo` shows one.
+An algorithm is two classes.
+
+*Training* (`training.Training`): a frozen dataclass of its options, each with a default, best in a
+file of its own that does without torch. It also says what the algorithm supports, how many steps
+an update takes, and how the policy acts.
+
+*Algorithm*: its page.
+
+- `make_network(spaces, model, training)`, static: the network that acts (`networks.ActingNetwork`).
+  The gateway makes one, too, and gets the numbers of the learner's.
+- It is made as `Algorithm(spaces, model, training, seed=, device=, reward_scale=, reward_clip=)`.
+- `network`: the one that acts, and learns.
+- `update(batch, env_steps) -> metrics`. Where that takes long it also has
+  `update_in_steps(batch, env_steps)`, a generator (`stepwise.Steps`) that yields where it may be
+  paused and returns the metrics: then the learner can give way to others.
+- `state() -> PolicyState` and `load(state)`: all that is needed to go on elsewhere.
+
+`algorithms.ppo` shows one. An algorithm from outside this package is named "module:Algorithm",
+with its options as `Algorithm.Training`; or it is registered under a name of its own.
 """
 
 from __future__ import annotations
@@ -16,11 +27,26 @@ import difflib
 import importlib
 from typing import Any
 
+from policy_server.algorithms.training import Training
 from policy_server.errors import ConfigError
 
+__all__ = ["Training", "get", "names", "register", "registered", "training_class"]
+
 _PAGES: dict[str, tuple[str | type, str | type]] = {
-    "PPO": ("policy_server.algorithms.ppo_options:PPOTraining", "policy_server.algorithms.ppo:PPO"),
+    "PG": (f"{__name__}.pg_options:PGTraining", f"{__name__}.pg:PG"),
+    "A2C": (f"{__name__}.a2c_options:A2CTraining", f"{__name__}.a2c:A2C"),
+    "A3C": (f"{__name__}.a2c_options:A3CTraining", f"{__name__}.a2c:A2C"),
+    "PPO": (f"{__name__}.ppo_options:PPOTraining", f"{__name__}.ppo:PPO"),
+    "IMPALA": (f"{__name__}.impala_options:IMPALATraining", f"{__name__}.impala:IMPALA"),
+    "APPO": (f"{__name__}.appo_options:APPOTraining", f"{__name__}.appo:APPO"),
+    "DQN": (f"{__name__}.dqn_options:DQNTraining", f"{__name__}.dqn:DQN"),
+    "Rainbow": (f"{__name__}.dqn_options:RainbowTraining", f"{__name__}.dqn:DQN"),
+    "DDPG": (f"{__name__}.td3_options:DDPGTraining", f"{__name__}.td3:TD3"),
+    "TD3": (f"{__name__}.td3_options:TD3Training", f"{__name__}.td3:TD3"),
+    "SAC": (f"{__name__}.sac_options:SACTraining", f"{__name__}.sac:SAC"),
+    "TQC": (f"{__name__}.tqc_options:TQCTraining", f"{__name__}.tqc:TQC"),
 }
+_OURS = frozenset(_PAGES)
 
 
 def names() -> list[str]:
@@ -41,7 +67,7 @@ def register(name: str, training: str | type, algorithm: str | type) -> None:
         ConfigError: the name is taken by something else.
     """
     known = _PAGES.get(name)
-    if known is not None and known != (training, algorithm):
+    if known is not None and not all(map(_same, known, (training, algorithm))):
         raise ConfigError(
             f"Algorithm {name!r} is registered already, as {known[1]}: choose another name."
         )
@@ -55,7 +81,7 @@ def get(name: str) -> tuple[type[Any], type[Any]]:
         ConfigError: there is none of that name, or it cannot be imported.
     """
     training, algorithm = _entry(name)
-    return _resolve(training), _resolve(algorithm)
+    return _training(training), _resolve(algorithm)
 
 
 def training_class(name: str) -> type[Any]:
@@ -64,15 +90,69 @@ def training_class(name: str) -> type[Any]:
     Raises:
         ConfigError: as `get`.
     """
-    return _resolve(_entry(name)[0])
+    return _training(_entry(name)[0])
+
+
+def registered() -> dict[str, tuple[str, str]]:
+    """What was registered beside our own, so that other processes can register it, too.
+
+    Raises:
+        ConfigError: a class of it cannot be imported by its name.
+    """
+    return {
+        name: (_path(training), _path(algorithm))
+        for name, (training, algorithm) in _PAGES.items()
+        if name not in _OURS
+    }
+
+
+def _same(one: str | type, other: str | type) -> bool:
+    """Whether both name the same class; what is text here may be a class there."""
+    if isinstance(one, type) and isinstance(other, type):
+        return one is other
+    texts = [e if isinstance(e, str) else f"{e.__module__}:{e.__qualname__}" for e in (one, other)]
+    return texts[0] == texts[1]
+
+
+def _path(entry: str | type) -> str:
+    if isinstance(entry, str):
+        return entry
+    path = f"{entry.__module__}:{entry.__qualname__}"
+    if entry.__module__ == "__main__" or "<" in entry.__qualname__:
+        raise ConfigError(
+            f"algorithm: {path} was registered, but other processes cannot import it: put the "
+            "class into a module."
+        )
+    return path
+
+
+def _training(entry: str | type) -> type[Any]:
+    found = _resolve(entry)
+    if not issubclass(found, Training):
+        raise ConfigError(
+            f"algorithm: expected its options {found.__name__} to be derived from "
+            "policy_server.algorithms.Training, got a class that is not."
+        )
+    return found
 
 
 def _entry(name: str) -> tuple[str | type, str | type]:
+    if ":" in str(name):
+        own = getattr(_resolve(name), "Training", None)
+        if not isinstance(own, type):
+            raise ConfigError(
+                f"algorithm: expected {name!r} to have its options as an attribute, Training, "
+                f"got {own!r}."
+            )
+        return own, name
     if name not in _PAGES:
         lower = {known.lower(): known for known in _PAGES}
         close = difflib.get_close_matches(str(name).lower(), lower, 1)
         hint = f" Did you mean {lower[close[0]]!r}?" if close else ""
-        raise ConfigError(f"algorithm: expected one of {', '.join(_PAGES)}, got {name!r}.{hint}")
+        raise ConfigError(
+            f'algorithm: expected one of {", ".join(_PAGES)}, or "module:Class", got '
+            f"{name!r}.{hint}"
+        )
     return _PAGES[name]
 
 
@@ -81,7 +161,9 @@ def _resolve(entry: str | type) -> type[Any]:
         return entry
     module, _, attribute = entry.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"algorithm: {entry!r} cannot be imported: {error}.") from error
     if not isinstance(found, type):

@@ -5,22 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import torch
 
-from policy_server.networks.snapshot import borrowed
+from policy_server.networks.snapshot import as_tensor
 from policy_server.types import Batch, Leaves
 
 CHUNK_ELEMENTS = 1 << 24
 """Numbers in one chunk of observations, or 64 MiB once they are float32."""
-
-_WIDER = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}  # torch cannot index these
-
-
-def as_tensor(array: np.ndarray) -> torch.Tensor:
-    """A tensor to be read only: the same memory, where torch knows the dtype."""
-    array = array.astype(_WIDER.get(array.dtype.name, array.dtype), copy=False)
-    return borrowed(np.ascontiguousarray(array))
 
 
 class ObservationRows:

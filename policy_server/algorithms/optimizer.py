@@ -20,6 +20,17 @@ from torch.optim.adam import adam
 from policy_server.errors import CheckpointError
 
 
+@torch.no_grad()
+def one_vector(parameters: list[nn.Parameter]) -> torch.Tensor:
+    """All parameters side by side, `[P]`; from now on they are views of it."""
+    weights = torch.cat([p.reshape(-1) for p in parameters])
+    start = 0
+    for parameter in parameters:
+        parameter.data = weights[start : start + parameter.numel()].view(parameter.shape)
+        start += parameter.numel()
+    return weights
+
+
 class FlatAdam:
     """Adam (https://arxiv.org/abs/1412.6980) for every parameter of a module.
 
@@ -30,17 +41,15 @@ class FlatAdam:
 
     def __init__(self, module: nn.Module, eps: float):
         parameters = [p for p in module.parameters() if p.requires_grad]
-        with torch.no_grad():
-            self.weights = torch.cat([p.reshape(-1) for p in parameters])
-            self.gradient = torch.zeros_like(self.weights)
-            self._gradients: list[torch.Tensor] = []
-            start = 0
-            for parameter in parameters:
-                place = slice(start, start + parameter.numel())
-                parameter.data = self.weights[place].view(parameter.shape)
-                parameter.grad = self.gradient[place].view(parameter.shape)
-                self._gradients.append(parameter.grad)
-                start = place.stop
+        self.weights = one_vector(parameters)
+        self.gradient = torch.zeros_like(self.weights)
+        self._gradients: list[torch.Tensor] = []
+        start = 0
+        for parameter in parameters:
+            place = slice(start, start + parameter.numel())
+            parameter.grad = self.gradient[place].view(parameter.shape)
+            self._gradients.append(parameter.grad)
+            start = place.stop
         self._eps = eps
         self._first_moment = torch.zeros_like(self.weights)
         self._second_moment = torch.zeros_like(self.weights)
@@ -69,6 +78,22 @@ class FlatAdam:
             for part in [self.gradient] if by == "global_norm" else self._gradients:
                 part.mul_((limit / (torch.linalg.vector_norm(part) + 1e-6)).clamp(max=1.0))
 
+    def minimize(
+        self,
+        loss: torch.Tensor,
+        lr: float | torch.Tensor,
+        clip: float | None = None,
+        clip_by: str = "global_norm",
+    ) -> torch.Tensor:
+        """One whole step; returns the gradient's norm before it was clipped."""
+        self.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = self.gradient_norm()
+        if clip is not None:
+            self.clip(clip, clip_by)
+        self.step(lr)
+        return norm
+
     @torch.no_grad()
     def step(self, lr: float | torch.Tensor) -> None:
         adam(
@@ -77,29 +102,29 @@ class FlatAdam:
             beta1=0.9, beta2=0.999, lr=lr, weight_decay=0.0, eps=self._eps,
         )  # fmt: skip
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Moments and their step count."""
+    def state(self, name: str = "adam") -> dict[str, np.ndarray]:
+        """Moments and their step count, each called "name.…"."""
         return {
-            "adam.first_moment": self._first_moment.cpu().numpy().copy(),
-            "adam.second_moment": self._second_moment.cpu().numpy().copy(),
-            "adam.steps": self._steps.cpu().numpy().copy(),
+            f"{name}.first_moment": self._first_moment.cpu().numpy().copy(),
+            f"{name}.second_moment": self._second_moment.cpu().numpy().copy(),
+            f"{name}.steps": self._steps.cpu().numpy().copy(),
         }
 
-    def load(self, state: dict[str, np.ndarray]) -> None:
+    def load(self, state: dict[str, np.ndarray], name: str = "adam") -> None:
         """Goes on from what `state` returned.
 
         Raises:
             CheckpointError: a part is missing or has another size.
         """
-        for name, mine in (
-            ("adam.first_moment", self._first_moment),
-            ("adam.second_moment", self._second_moment),
-            ("adam.steps", self._steps),
+        for part, mine in (
+            ("first_moment", self._first_moment),
+            ("second_moment", self._second_moment),
+            ("steps", self._steps),
         ):
-            stored = state.get(name)
+            stored = state.get(f"{name}.{part}")
             if stored is None or stored.shape != tuple(mine.shape):
                 came = "nothing" if stored is None else f"shape {list(stored.shape)}"
                 raise CheckpointError(
-                    f"{name}: expected {mine.numel()} numbers for this network, got {came}."
+                    f"{name}.{part}: expected {mine.numel()} numbers for this network, got {came}."
                 )
             mine.copy_(torch.tensor(stored))

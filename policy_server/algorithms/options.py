@@ -9,6 +9,9 @@ from typing import Any
 from policy_server.algorithms.ops.schedules import Points, check_points
 from policy_server.errors import ConfigError
 
+Schedule = tuple[tuple[int, float], ...]
+"""[[env step, value], ...], linear in between, constant behind the last; the first is at 0."""
+
 CLIPPINGS = ("global_norm", "norm", "value")
 """What `optimizer.FlatAdam.clip` can limit the gradient by."""
 
@@ -54,13 +57,13 @@ class Options:
         if value not in choices:
             raise self._fault(name, f"one of {', '.join(choices)}", value)
 
-    def schedule(self, name: str, low: float) -> Points | None:
-        """The schedule as tuples, or None; no value below `low`."""
+    def schedule(self, name: str, low: float, high: float = math.inf) -> Points | None:
+        """The schedule as tuples, or None; all values in [low, high]."""
         value = getattr(self.config, name)
         if value is None:
             return None
         try:
-            return check_points(value, low)
+            return check_points(value, low, high)
         except ValueError as error:
             raise self._fault(name, str(error), value) from None
 

@@ -29,24 +29,32 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from policy_server.algorithms.observations import ObservationRows, as_tensor
+from policy_server.algorithms.finite import check_finite
+from policy_server.algorithms.observations import ObservationRows
 from policy_server.algorithms.ops.distributions import ActionDistribution, HeadLayout
-from policy_server.algorithms.ops.gae import explained_variance, gae
+from policy_server.algorithms.ops.gae import explained_variance
 from policy_server.algorithms.ops.losses import (
     adapted_kl_coeff,
     clipped_squared_error,
     clipped_surrogate,
+    normalized,
 )
 from policy_server.algorithms.ops.schedules import scheduled
 from policy_server.algorithms.optimizer import FlatAdam
 from policy_server.algorithms.ppo_options import PPOTraining
 from policy_server.algorithms.recorded_steps import Number, Rates, RecordedSteps
+from policy_server.algorithms.saved import (
+    generator_text,
+    load_generator,
+    load_network,
+    network_tensors,
+)
+from policy_server.algorithms.trained import seeded
+from policy_server.algorithms.trajectories import Trajectories
 from policy_server.config import ModelConfig
-from policy_server.errors import CheckpointError, LearnerError
-from policy_server.networks import build_network
+from policy_server.networks import PolicyNetwork, build_network
 from policy_server.stepwise import Steps, at_once
 from policy_server.types import ActionLayout, Batch, PolicySpaces, PolicyState
 
@@ -114,6 +122,13 @@ class PPO:
         records: gradient steps are recorded once and replayed.
     """
 
+    @staticmethod
+    def make_network(
+        spaces: PolicySpaces, model: ModelConfig, training: PPOTraining
+    ) -> PolicyNetwork:
+        """A policy and a value function."""
+        return build_network(spaces, model)
+
     def __init__(
         self,
         spaces: PolicySpaces,
@@ -128,9 +143,7 @@ class PPO:
         self.config = config
         self.device = device
         self.reward_scale, self.reward_clip = reward_scale, reward_clip
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.network = build_network(spaces, model).to(device, torch.float32)
+        self.network = seeded(lambda: self.make_network(spaces, model, config), seed, device)
         self.head = HeadLayout(ActionLayout(spaces.action), device)
         self.optimizer = FlatAdam(self.network, config.adam_eps)
         self.generator = torch.Generator().manual_seed(seed)
@@ -150,10 +163,9 @@ class PPO:
     def update_in_steps(self, batch: Batch, env_steps: int) -> Steps[dict[str, float]]:
         """The same with a pause after each minibatch. Any thread may take any step."""
         c = self.config
-        lr = scheduled(c.lr_schedule, c.lr, env_steps)  # type: ignore[arg-type]
-        entropy_coeff = scheduled(c.entropy_coeff_schedule, c.entropy_coeff, env_steps)  # type: ignore[arg-type]
-        obs = ObservationRows.of_batch(batch, self.device)
-        b_columns, metrics = self._prepare(batch, obs)
+        lr = scheduled(c.lr_schedule, c.lr, env_steps)
+        entropy_coeff = scheduled(c.entropy_coeff_schedule, c.entropy_coeff, env_steps)
+        obs, b_columns, metrics = self._prepare(batch)
         yield
 
         steps = batch.steps
@@ -173,7 +185,7 @@ class PPO:
 
         metrics |= dict(zip(_REPORT, torch.stack(reports).mean(0).tolist(), strict=True))
         metrics |= {"lr": lr, "entropy_coeff": entropy_coeff, "kl_coeff": self.kl_coeff}
-        self._check_finite(batch, metrics)
+        check_finite("PPO", batch, metrics, self.optimizer.weights)
         self.kl_coeff = adapted_kl_coeff(self.kl_coeff, metrics["kl"], c.kl_target)
         return metrics
 
@@ -223,57 +235,29 @@ class PPO:
         return numbers.detach()
 
     def _prepare(
-        self, batch: Batch, obs: ObservationRows
-    ) -> tuple[list[torch.Tensor], dict[str, float]]:
+        self, batch: Batch
+    ) -> tuple[ObservationRows, list[torch.Tensor], dict[str, float]]:
         """Everything that stays the same during the update, one row per valid step."""
-        c, network = self.config, self.network.eval()
-        steps, lanes = batch.rewards.shape
-        valid = as_tensor(batch.valid)  # [T, B]
-        ended = as_tensor(batch.terminated) | as_tensor(batch.truncated)
-        rows = valid.reshape(-1).nonzero().squeeze(1)  # [N]
-        last = torch.arange(lanes) + lanes * (as_tensor(batch.lengths) - 1)  # [B]
-        bootstrap = last[~ended.reshape(-1)[last]] + lanes
-        finals = ObservationRows(batch.final_obs, self.device)
-
-        # Rows nobody computed stay NaN, so that reading one shows.
-        values = torch.full(((steps + 1) * lanes,), torch.nan)
-        final_values = torch.full((steps, lanes), torch.nan)
-        at = rows.to(self.device)
-        heads_values = obs.evaluate(at, lambda o: torch.cat(_columns(*network(o)), dim=1))
-        heads, values[rows] = heads_values[:, :-1], heads_values[:, -1].cpu()
-        values[bootstrap] = obs.evaluate(bootstrap.to(self.device), network.value).cpu()
-        t, b = as_tensor(batch.final_index).unbind(1)
-        all_finals = torch.arange(len(t), device=self.device)
-        final_values[t, b] = finals.evaluate(all_finals, network.value).cpu()
-
-        rewards = as_tensor(batch.rewards).float() * self.reward_scale
-        if self.reward_clip is not None:
-            rewards = rewards.clamp(-self.reward_clip, self.reward_clip)
-        advantages, returns = gae(
-            rewards, values.view(steps + 1, lanes), final_values, as_tensor(batch.terminated),
-            as_tensor(batch.truncated), valid, gamma=c.gamma, lambda_=c.lambda_,
-        )  # fmt: skip
-
-        def column(array: torch.Tensor) -> torch.Tensor:
-            """`[T, B, ...]` -> `[N, ...]` on the device."""
-            return array.flatten(0, 1).index_select(0, rows).to(self.device)
-
-        masks = torch.zeros(steps, lanes, 0) if batch.masks is None else as_tensor(batch.masks)
-        mask, logp = column(masks), column(as_tensor(batch.logp))
-        categories, reals = column(as_tensor(batch.categories)), column(as_tensor(batch.reals))
-        b_advantages, b_returns = column(advantages), column(returns)
+        c = self.config
+        steps = Trajectories(batch, self.device, self.reward_scale, self.reward_clip)
+        outlook = steps.outlook(self.network.eval())
+        b_advantages, b_returns = steps.advantages(outlook, c.gamma, c.lambda_)
         with torch.no_grad():
-            old = self._distribution(heads, mask)
-            ratio_error = (old.log_prob(categories, reals) - logp).expm1().abs().max()
+            old = self._distribution(outlook.heads, steps.mask)
+            ratio = old.log_prob(steps.categories, steps.reals) - steps.logp
+            values = steps.by_step(outlook.values[:-1])
             metrics = {
-                "vf_explained_var": explained_variance(values[rows], returns.view(-1)[rows]).item(),
-                "first_ratio_error": ratio_error.item(),
+                "vf_explained_var": explained_variance(values, b_returns).item(),
+                "first_ratio_error": ratio.expm1().abs().max().item(),
             }
             if c.normalize_advantages:
-                deviation = b_advantages.std(unbiased=False).clamp(min=1e-4)
-                b_advantages = (b_advantages - b_advantages.mean()) / deviation
+                b_advantages = normalized(b_advantages)
             packed = self.head.pack(old)
-        return [at, mask, packed, categories, reals, logp, b_advantages, b_returns], metrics
+        columns = [
+            steps.rows, steps.mask, packed, steps.categories, steps.reals, steps.logp,
+            b_advantages, b_returns,
+        ]  # fmt: skip
+        return steps.obs, columns, metrics
 
     def _distribution(self, head: torch.Tensor, mask: torch.Tensor) -> ActionDistribution:
         return self.head.distribution(head, self.network.log_std, mask if mask.shape[1] else None)
@@ -297,39 +281,12 @@ class PPO:
             ]
             return torch.stack(numbers)
 
-    def _check_finite(self, batch: Batch, metrics: dict[str, float]) -> None:
-        weights = float(torch.linalg.vector_norm(self.optimizer.weights))
-        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if not math.isfinite(weights):
-            broken.append("weights")
-        if not broken:
-            return
-        culprits = [
-            name
-            for name, column in (("rewards", batch.rewards), ("logp", batch.logp))
-            if not np.isfinite(column[batch.valid]).all()
-        ]
-        cause = (
-            f"the batch's {' and '.join(culprits)} were not finite"
-            if culprits
-            else "observations may hold NaN, or lr is too large"
-        )
-        raise LearnerError(
-            f"PPO: expected finite numbers after the update, got {', '.join(broken)} that are "
-            f"not: {cause}. The weights are spoilt; go on from the last state."
-        )
-
     def state(self) -> PolicyState:
         """All that `load` needs to go on exactly from here (random numbers that a custom
         network draws for itself excepted)."""
-        tensors = {
-            f"network.{name}": tensor.detach().cpu().numpy().copy()
-            for name, tensor in self.network.state_dict().items()
-        }
-        generator = bytes(self.generator.get_state().tolist()).hex()
-        return PolicyState(
-            tensors | self.optimizer.state(), {"kl_coeff": self.kl_coeff, "generator": generator}
-        )
+        tensors = network_tensors(self.network) | self.optimizer.state()
+        generator = generator_text(self.generator)
+        return PolicyState(tensors, {"kl_coeff": self.kl_coeff, "generator": generator})
 
     def load(self, state: PolicyState) -> None:
         """Goes on from what `state` returned.
@@ -337,20 +294,11 @@ class PPO:
         Raises:
             CheckpointError: it belongs to another network.
         """
-        network = {
-            name.removeprefix("network."): torch.tensor(array)
-            for name, array in state.tensors.items()
-            if name.startswith("network.")
-        }
-        try:
-            self.network.load_state_dict(network)
-        except RuntimeError as error:
-            raise CheckpointError(f"The stored network does not fit this one: {error}") from error
+        load_network(self.network, state)
         self.optimizer.load(state.tensors)
         if self.config.use_kl_loss:  # what was stored without a penalty is 0, and cannot adapt
             self.kl_coeff = float(state.data["kl_coeff"]) or self.config.kl_coeff
-        generator = torch.tensor(list(bytes.fromhex(state.data["generator"])), dtype=torch.uint8)
-        self.generator.set_state(generator)
+        load_generator(self.generator, state.data["generator"])
 
 
 _REPORT = (
@@ -358,7 +306,3 @@ _REPORT = (
     "grad_norm",
 )  # fmt: skip
 """Metrics that are means over the minibatches of the last epoch."""
-
-
-def _columns(head: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return head, value.unsqueeze(1)

@@ -7,15 +7,14 @@ and not torch, whose import takes longer than all the rest of the command's.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from policy_server.algorithms.options import CLIPPINGS, Options
-
-Schedule = tuple[tuple[float, float], ...]
-"""[[env step, value], ...], linear in between, constant behind the last; the first is at 0."""
+from policy_server.algorithms.options import CLIPPINGS, Options, Schedule
+from policy_server.algorithms.training import Training
 
 
 @dataclass(frozen=True)
-class PPOTraining:
+class PPOTraining(Training):
     """Options and their customary defaults; both carry the meaning they have in RLlib.
 
     Attributes:
@@ -66,6 +65,8 @@ class PPOTraining:
     grad_clip_by: str = "global_norm"
     normalize_advantages: bool = True
     adam_eps: float = 1e-5
+
+    title: ClassVar[str] = "proximal policy optimisation"
 
     def __post_init__(self) -> None:
         options = Options(self)

@@ -146,7 +146,7 @@ def serve(pipe: Connection, bind: str, workload: Workload) -> None:
     start_ray(None)
     gateway = GatewayActor()
     settings = Settings.from_mapping(workload.settings(bind))
-    address = gateway.open(settings, 0.0)
+    address = gateway.open(settings, 0.0, {})
     gateway.serve(None, None, 0)
     pipe.send(address)
     while (word := pipe.recv()) != "stop":

@@ -114,18 +114,21 @@ def _frames(simulators: list[StepFrames]) -> Iterator[list[bytes]]:
 
 def choose(rows: int, executor: str) -> Call:
     """Draw, forward pass, sampling and log-probabilities."""
+    from policy_server.acting import Stochastic
     from policy_server.config import InferenceConfig, ModelConfig, PreprocessingConfig
     from policy_server.inference.served import ServedPolicy
+    from policy_server.networks import build_network
     from policy_server.types import PolicySpaces
 
     served = ServedPolicy(
-        "bench", PolicySpaces(OBSERVATION, ACTION), ModelConfig(), PreprocessingConfig(),
+        "bench", PolicySpaces(OBSERVATION, ACTION),
+        partial(build_network, model=ModelConfig()), Stochastic(), PreprocessingConfig(),
         InferenceConfig("cpu", executor), seed=1,
     )  # fmt: skip
     obs = np.random.default_rng(1).standard_normal((rows, *OBSERVATION.shape), np.float32)
     slots, draws = np.arange(rows), np.zeros(rows, np.uint64)
     keys = served.lane_keys("bench", lanes=rows)
-    return lambda: served.choose((obs,), None, slots, keys, draws, None)
+    return lambda: served.choose((obs,), None, slots, keys, draws, None, 0)
 
 
 def take_over(executor: str | None) -> Call:

@@ -62,6 +62,7 @@ def some_batch(lanes: int, terminated: float = 0.02) -> Batch:
         versions=np.zeros(shape, np.int64),
         lanes=np.arange(lanes),
         episodes=np.zeros(shape, np.int64),
+        first_t=np.zeros(lanes, np.int64),
         masks=None,
         final_obs=(np.zeros((0, *OBSERVATION.shape), np.float32),),
         final_index=np.zeros((0, 2), np.int64),

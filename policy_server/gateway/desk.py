@@ -33,6 +33,8 @@ from policy_server.types import Batch, Episode, Leaves, PolicySpaces, PolicyStat
 from sim_clients.protocol import Flag, GroupSpec
 from sim_clients.protocol.spaces import leaves
 
+FULLY_GROWN = 1 << 62
+"""Steps of a policy that is not trained."""
 LEAST_LOG_PROB = -50.0
 """Of an action that was executed instead of the one sent. A ratio to less would overflow."""
 
@@ -56,6 +58,7 @@ class Served(Protocol):
         keys: np.ndarray,
         draws: np.ndarray,
         greedy: np.ndarray | None,
+        policy_steps: int,
     ) -> Any: ...
     def log_prob(
         self, obs: Leaves, mask: np.ndarray | None, categories: np.ndarray, reals: np.ndarray
@@ -101,6 +104,7 @@ class PolicyDesk:
         collection: CollectionConfig,
         batch_steps: int,
         callbacks: Callbacks | None = None,
+        off_policy: bool = False,
     ):
         self.name = name
         self.spaces = spaces
@@ -121,7 +125,7 @@ class PolicyDesk:
             served.layout.mask_width if spaces.mask else 0,
         )
         self.store = UnrollStore(layout, batch_steps)
-        self.collector = Collector(collection, self.store, self.accounts, batch_steps)
+        self.collector = Collector(collection, self.store, self.accounts, batch_steps, off_policy)
         self.episodes: list[Episode] = []
         self.results: list[dict[str, Any]] = []  # what updates reported, without their weights
 
@@ -315,8 +319,10 @@ class PolicyDesk:
         """One forward pass. Returns the action columns for the simulators, row for row."""
         slots, ledger = work.slots, self.ledger
         greedy = ledger.evaluating[slots] if self.evaluation.active else None
+        # A policy that does not learn any more does not explore as if it began.
+        policy_steps = FULLY_GROWN if self.learner is None else self.accounts.accepted
         work.choice = self.served.choose(
-            work.obs, work.mask, slots, ledger.keys, ledger.draws, greedy
+            work.obs, work.mask, slots, ledger.keys, ledger.draws, greedy, policy_steps
         )
         return self.served.to_simulator(work.choice)
 
@@ -352,8 +358,10 @@ class PolicyDesk:
             mask = None if mask is None else mask[recorded]
         if len(slots):
             self.accounts.accepted += len(slots)
-            numbers = self.ledger.number
-            self.store.begin(slots, obs, categories, reals, logp, mask, self.version, numbers)
+            self.store.begin(
+                slots, obs, categories, reals, logp, mask, self.version, self.ledger.number,
+                self.ledger.length,
+            )  # fmt: skip
 
     @property
     def simple(self) -> bool:

@@ -19,7 +19,7 @@ import torch
 from policy_server.captured import Captured
 from policy_server.inference.torch_executor import TorchExecutor
 from policy_server.networks.flatten import some_value
-from policy_server.networks.policy import PolicyNetwork
+from policy_server.networks.policy import ActingNetwork
 from policy_server.networks.snapshot import load_flat
 from policy_server.types import Leaves
 from sim_clients.protocol.spaces import Space, leaves
@@ -42,7 +42,7 @@ class CudaGraphExecutor(TorchExecutor):
     tensor from where Ray has put them.
     """
 
-    def __init__(self, network: PolicyNetwork, space: Space, device: torch.device):
+    def __init__(self, network: ActingNetwork, space: Space, device: torch.device):
         super().__init__(network, device)
         self._static: list[torch.Tensor] = []
         self._staged: list[torch.Tensor] = []

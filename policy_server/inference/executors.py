@@ -22,7 +22,7 @@ from policy_server.inference.few_rows import FewRows
 from policy_server.inference.numpy_executor import NumpyExecutor
 from policy_server.inference.torch_executor import TorchExecutor
 from policy_server.networks.device import pick_device
-from policy_server.networks.policy import PolicyNetwork, StandardNetwork
+from policy_server.networks.policy import ActingNetwork, StandardNetwork
 from policy_server.types import Leaves
 from sim_clients.protocol.spaces import Space
 
@@ -58,7 +58,7 @@ class Executor(Protocol):
         ...
 
 
-def make_executor(network: PolicyNetwork, space: Space, config: InferenceConfig) -> Executor:
+def make_executor(network: ActingNetwork, space: Space, config: InferenceConfig) -> Executor:
     """The fastest executor that fits a network that sees `space`. "auto" keeps plain MLPs on the
     CPU even where there is a GPU: their forward is shorter than a kernel launch.
 

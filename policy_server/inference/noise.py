@@ -70,6 +70,11 @@ def draw(slots: np.ndarray, keys: np.ndarray, draws: np.ndarray, width: int) -> 
     return draw_rows(slots, keys, draws, width)
 
 
+def normals(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """`normal`, for whole arrays."""
+    return np.sqrt(-2.0 * np.log1p(-one)) * np.cos(2.0 * np.pi * other)
+
+
 @part
 def normal(one: Any, other: Any) -> Any:
     """Two uniforms -> a normal.

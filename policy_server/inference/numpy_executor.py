@@ -13,7 +13,7 @@ import numpy as np
 from policy_server.inference.few_rows import FEW, FewRows
 from policy_server.inference.layer_places import LayerPlace, Place
 from policy_server.inference.numpy_layer import NumpyLayer
-from policy_server.networks.policy import PlainPolicy, PolicyNetwork
+from policy_server.networks.policy import ActingNetwork, PlainPolicy
 from policy_server.networks.snapshot import check_vector, flatten_parameters, kept
 from policy_server.networks.weight_views import WeightViews
 from policy_server.types import Leaves
@@ -35,7 +35,7 @@ class NumpyExecutor:
     say where each of them lies in a snapshot.
     """
 
-    def __init__(self, network: PolicyNetwork):
+    def __init__(self, network: ActingNetwork):
         snapshot = flatten_parameters(network)
         WeightViews(network.cpu()).show(snapshot)
         plain, log_std = network.policy_layers(), network.log_std

@@ -114,6 +114,8 @@ def _choose(
 class Sampler:
     """Draws from the distribution that a head describes."""
 
+    remembers = False
+
     def __init__(self, layout: ActionLayout):
         self.layout = layout
         ends = np.cumsum(layout.nvec).tolist()
@@ -148,8 +150,11 @@ class Sampler:
         mask: np.ndarray | None,
         uniform: np.ndarray,
         greedy: np.ndarray | None,
+        policy_steps: int = 0,
+        slots: np.ndarray | None = None,
     ) -> Choice:
-        """Samples, or takes the most likely action where `greedy`.
+        """Samples, or takes the most likely action where `greedy`; the same for all lanes, however
+        many steps the policy has made.
 
         Shapes: head float32 `[n, H]`, log_std `[D]` or None, mask uint8 `[n, W]` or None,
         uniform float64 `[n, noise_width]`, greedy bool `[n]` or None (nobody).
@@ -191,6 +196,9 @@ class Sampler:
             mean, log_std = self._gaussian(head, log_std)
             logp += self._log_normal(reals, mean, log_std)
         return logp
+
+    def begin(self, slots: np.ndarray) -> None:
+        """Nothing is kept from step to step."""
 
     @staticmethod
     def _log_normal(reals: np.ndarray, mean: np.ndarray, log_std: np.ndarray) -> np.ndarray:

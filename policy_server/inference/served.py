@@ -5,16 +5,20 @@ Lives on the gateway's thread.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
-from policy_server.config import InferenceConfig, ModelConfig, PreprocessingConfig
+from policy_server.acting import Acting
+from policy_server.config import InferenceConfig, PreprocessingConfig
+from policy_server.inference.choosers import make_chooser
 from policy_server.inference.executors import make_executor
 from policy_server.inference.few_rows import FEW
 from policy_server.inference.noise import draw, lane_keys
 from policy_server.inference.preprocessing import Preprocessor
 from policy_server.inference.sampling import Choice, RealScale, Sampler
-from policy_server.networks import build_network
+from policy_server.networks import ActingNetwork
 from policy_server.types import ActionLayout, Leaves, PolicySpaces
 
 
@@ -24,31 +28,33 @@ class ServedPolicy:
     Attributes:
         learner_spaces: what the network sees and does, behind the preprocessing.
         columns: (shape, dtype) of each observation leaf as it is stored.
-        sees_as_sent: observations go through the preprocessing as they are.
+        sees_as_sent: `see` does nothing.
     """
 
     def __init__(
         self,
         name: str,
         spaces: PolicySpaces,
-        model: ModelConfig,
+        make_network: Callable[[PolicySpaces], ActingNetwork],
+        acting: Acting,
         preprocessing: PreprocessingConfig,
         inference: InferenceConfig,
         seed: int,
     ):
+        """`make_network`: for the spaces behind the preprocessing."""
         self.name = name
         self.seed = seed
         self.layout = ActionLayout(spaces.action)
         self.scale = RealScale(self.layout)
         self._preprocessor = Preprocessor(spaces.observation, preprocessing)
         self.columns = self._preprocessor.columns
-        self.sees_as_sent = self._preprocessor.nothing
         self.learner_spaces = PolicySpaces(self._preprocessor.space, spaces.action, spaces.mask)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = build_network(self.learner_spaces, model)
+            network = make_network(self.learner_spaces)
         self._executor = make_executor(network, self.learner_spaces.observation, inference)
-        self._sampler = Sampler(self.layout)
+        self._chooser = make_chooser(self.layout, acting)
+        self.sees_as_sent = self._preprocessor.nothing and not self._chooser.remembers
 
     # -- lanes --------------------------------------------------------------------------------
 
@@ -65,7 +71,10 @@ class ServedPolicy:
     def see(
         self, columns: list[np.ndarray], slots: np.ndarray, first: np.ndarray, learn: bool
     ) -> Leaves:
-        """Observations as sent `[n, ...]` -> as the policy sees and the store keeps them."""
+        """Observations as sent `[n, ...]` -> as the policy sees and the store keeps them. `first`:
+        bool[n], episodes begin with them."""
+        if self._chooser.remembers:
+            self._chooser.begin(slots[first])
         return self._preprocessor(columns, slots, first, learn)
 
     def peek(self, columns: list[np.ndarray], slots: np.ndarray) -> Leaves:
@@ -80,26 +89,27 @@ class ServedPolicy:
         keys: np.ndarray,
         draws: np.ndarray,
         greedy: np.ndarray | None,
+        policy_steps: int,
     ) -> Choice:
         """One forward pass, and one draw per row, which `draws` counts.
 
         Shapes: `obs` and `mask` by row, `slots` int64[n]; `keys` and `draws` uint64 by slot;
-        `greedy` bool[n] or None (nobody).
+        `greedy` bool[n] or None (nobody). `policy_steps`: actions of the policy so far.
         """
-        executor, sampler = self._executor, self._sampler
+        executor, chooser = self._executor, self._chooser
         log_std = executor.log_std
-        if executor.few is not None and len(slots) <= FEW:
+        if executor.few is not None and len(slots) <= FEW and isinstance(chooser, Sampler):
             x = executor.vector(obs)
-            return executor.few.act(x, sampler, log_std, mask, slots, keys, draws, greedy)
-        uniform = draw(slots, keys, draws, sampler.noise_width)
-        return sampler.choose(executor(obs), log_std, mask, uniform, greedy)
+            return executor.few.act(x, chooser, log_std, mask, slots, keys, draws, greedy)
+        uniform = draw(slots, keys, draws, chooser.noise_width)
+        return chooser.choose(executor(obs), log_std, mask, uniform, greedy, policy_steps, slots)
 
     def log_prob(
         self, obs: Leaves, mask: np.ndarray | None, categories: np.ndarray, reals: np.ndarray
     ) -> np.ndarray:
         """Of given actions under the present weights: float32[n]."""
         head = self._executor(obs)
-        return self._sampler.log_prob(head, self._executor.log_std, mask, categories, reals)
+        return self._chooser.log_prob(head, self._executor.log_std, mask, categories, reals)
 
     def to_simulator(self, choice: Choice) -> list[np.ndarray]:
         """One contiguous column per leaf of the action space."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from policy_server.inference.few_rows import FewRows
-from policy_server.networks.policy import PolicyNetwork
+from policy_server.networks.policy import ActingNetwork
 from policy_server.networks.snapshot import flatten_parameters, load_flat
 from policy_server.networks.weight_views import WeightViews
 from policy_server.types import Leaves
@@ -20,7 +20,7 @@ class TorchExecutor:
 
     few: FewRows | None = None
 
-    def __init__(self, network: PolicyNetwork, device: torch.device):
+    def __init__(self, network: ActingNetwork, device: torch.device):
         self.network = network.to(device).eval()
         self.device = device
         self._views = WeightViews(self.network)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from policy_server import algorithms
 from policy_server.errors import LearnerError
 from policy_server.types import Batch, PolicyState, UpdateResult
 
@@ -40,9 +41,11 @@ class LearnerActor:
     Can be started before it is known what is to be learned: most of a start is importing torch.
     """
 
-    def __init__(self, niceness: int):
+    def __init__(self, niceness: int, registered: dict[str, tuple[str, str]]):
         os.nice(niceness)
         self._stands_back = niceness > 0
+        for name, classes in registered.items():
+            algorithms.register(name, *classes)
         import policy_server.learners.learner  # noqa: F401
 
     def build(
@@ -89,7 +92,7 @@ def start_process(resources: dict[str, Any], niceness: int) -> Any:
         resources: of Ray, for example {"num_gpus": 1}.
     """
     factory: Any = ray.remote(LearnerActor).options(max_restarts=0, **resources)
-    return factory.remote(niceness)
+    return factory.remote(niceness, algorithms.registered())
 
 
 class RayLearner:

@@ -6,11 +6,12 @@ flat vector in which weights travel, and `weight_views` for taking one over with
 """
 
 from policy_server.networks.build import build_network
-from policy_server.networks.policy import PolicyNetwork
+from policy_server.networks.policy import ActingNetwork, PolicyNetwork
 from policy_server.networks.snapshot import flatten_parameters, load_flat
 from policy_server.networks.weight_views import WeightViews
 
 __all__ = [
+    "ActingNetwork",
     "PolicyNetwork",
     "WeightViews",
     "build_network",

@@ -38,19 +38,27 @@ class PlainPolicy(NamedTuple):
     layers: list[DenseLayer]
 
 
-class PolicyNetwork(nn.Module, ABC):
-    """A policy and a value function.
+class ActingNetwork(nn.Module, ABC):
+    """What acting needs of a network; its numbers are what a learner publishes.
 
     Attributes:
         log_std: free log deviations of the reals, `[D]`; None where the head has them, or where
-            there are no reals.
+            there are none.
     """
 
     log_std: torch.Tensor | None
 
     @abstractmethod
     def policy(self, obs: Observations) -> torch.Tensor:
-        """Heads, float32 `[n, H]`. All that acting needs: computes nothing of the value."""
+        """Heads, float32 `[n, H]`: what the actions are chosen from. Computes nothing else."""
+
+    def policy_layers(self) -> PlainPolicy | None:
+        """The way to the heads layer by layer, or None if it is more than that."""
+        return None
+
+
+class PolicyNetwork(ActingNetwork):
+    """A policy and a value function."""
 
     @abstractmethod
     def value(self, obs: Observations) -> torch.Tensor:
@@ -59,10 +67,6 @@ class PolicyNetwork(nn.Module, ABC):
     @abstractmethod
     def forward(self, obs: Observations) -> tuple[torch.Tensor, torch.Tensor]:
         """(heads `[n, H]`, values `[n]`), computing shared parts once."""
-
-    def policy_layers(self) -> PlainPolicy | None:
-        """The policy half layer by layer, or None if it is more than that."""
-        return None
 
 
 class StandardNetwork(PolicyNetwork):

@@ -99,3 +99,12 @@ def borrowed(array: np.ndarray) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
+
+
+_WIDER = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}  # torch cannot index these
+
+
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """A tensor to be read only: the same memory, where torch knows the dtype."""
+    array = array.astype(_WIDER.get(array.dtype.name, array.dtype), copy=False)
+    return borrowed(np.ascontiguousarray(array))

@@ -38,6 +38,7 @@ class Collector:
 
     Attributes:
         batch_steps: steps per batch.
+        off_policy: no step is ever too old.
         learning: a batch is with the learner.
         ahead: the next one is filled meanwhile.
         paused: no batch is wanted now.
@@ -46,12 +47,18 @@ class Collector:
     """
 
     def __init__(
-        self, config: CollectionConfig, store: UnrollStore, accounts: Accounts, batch_steps: int
+        self,
+        config: CollectionConfig,
+        store: UnrollStore,
+        accounts: Accounts,
+        batch_steps: int,
+        off_policy: bool = False,
     ):
         self.config = config
         self.store = store
         self.accounts = accounts
         self.batch_steps = batch_steps
+        self.off_policy = off_policy
         self.synchronous = config.mode == "sync"
         self.ahead = self.synchronous and config.ahead
         self.learning = False
@@ -124,7 +131,8 @@ class Collector:
             if seen != self._seen:  # else nothing is staler or more than it was
                 self._seen = seen
                 self._drop_surplus()
-                self._drop_stale()
+                if not self.off_policy:
+                    self._drop_stale()
         if self.learning or self.paused:
             return False
         if not self.synchronous:

@@ -35,6 +35,7 @@ class Unroll:
     length: int
     lane: int
     first_version: int
+    first_t: int
     finals: list[tuple[int, Leaves]] = field(default_factory=list)  # (t, true final observation)
 
 
@@ -67,6 +68,7 @@ class UnrollStore:
         length: steps of a full unroll, T.
         base: int64[lanes], first row of the lane's block, or NONE.
         t: int64[lanes], complete steps in the lane's block.
+        first_t: int64[lanes], number of the block's first step within its episode.
         pending: bool[lanes], the lane was sent an action whose outcome has not come yet. The
             step stands in row base + t if the lane records.
         finished: unrolls ready for a batch, oldest first.
@@ -78,6 +80,7 @@ class UnrollStore:
         self.length = length
         self.base = np.full(lanes, NONE, np.int64)
         self.t = np.zeros(lanes, np.int64)
+        self.first_t = np.zeros(lanes, np.int64)
         self.pending = np.zeros(lanes, bool)
         self.finished: deque[Unroll] = deque()
         self.finished_steps = 0
@@ -141,6 +144,7 @@ class UnrollStore:
         if extra > 0:
             self.base = np.concatenate([self.base, np.full(extra, NONE, np.int64)])
             self.t = np.concatenate([self.t, np.zeros(extra, np.int64)])
+            self.first_t = np.concatenate([self.first_t, np.zeros(extra, np.int64)])
             self.pending = np.concatenate([self.pending, np.zeros(extra, bool)])
 
     # -- recording ------------------------------------------------------------------------------
@@ -155,18 +159,21 @@ class UnrollStore:
         masks: np.ndarray | None,
         version: int,
         episodes: np.ndarray,
+        lengths: np.ndarray,
     ) -> None:
         """Steps whose action was just sent. Lanes without a block get one.
 
-        Shapes: `lanes` int64[n], each lane once; `episodes` int64 by lane; the other columns
-        `[n, ...]`.
+        Shapes: `lanes` int64[n], each lane once; `episodes` int64 by lane, and `lengths`, how many
+        steps of it came before; the other columns `[n, ...]`.
         """
         rows = np.empty(len(lanes), np.int64)
         while begin_steps(
             lanes, categories, reals, logp, version, episodes, self.base, self.t, self.pending,
             self.categories, self.reals, self.logp, self.versions, self.episodes, rows,
         ):  # fmt: skip
-            self._give_blocks(lanes[self.base[lanes] == NONE])
+            without = lanes[self.base[lanes] == NONE]
+            self.first_t[without] = lengths[without]
+            self._give_blocks(without)
         for column, leaf in zip(self.obs, obs, strict=True):
             column[rows] = leaf
         if masks is not None:
@@ -277,7 +284,8 @@ class UnrollStore:
                 continue
             finals = [final for final in finals if final[0] < length]
             version = int(self.versions[base])
-            self.finished.append(Unroll(base, length, lane, version, finals))
+            first_t = int(self.first_t[lane])
+            self.finished.append(Unroll(base, length, lane, version, first_t, finals))
             self.finished_steps += length
             self.ever_finished += 1
         self.base[lanes] = NONE
@@ -345,6 +353,7 @@ class UnrollStore:
             versions=self.versions[at],
             lanes=np.array([unroll.lane for unroll in unrolls], np.int64),
             episodes=self.episodes[at],
+            first_t=np.array([unroll.first_t for unroll in unrolls], np.int64),
             masks=self.masks[at] if self.layout.mask_width else None,
             final_obs=self._final_columns(unrolls),
             final_index=np.array(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from typing import Any
 
+from policy_server import algorithms
 from policy_server.callbacks import Callbacks
 from policy_server.checkpoints.checkpoint import Checkpoint
 from policy_server.gateway.desk import PolicyDesk
@@ -40,8 +42,8 @@ def learner_arguments(
         "device": settings.learners.device,
         "threads": settings.learners.threads,
         # Then all simulators wait for its weights.
-        "alone": settings.collection.mode == "sync"
-        and not settings.collection.ahead
+        "alone": own.collection.mode == "sync"
+        and not own.collection.ahead
         and len(settings.trained_policies) == 1,
     }
 
@@ -64,9 +66,13 @@ def build_gateway(
     def make_desk(name: str, spaces: PolicySpaces) -> PolicyDesk:
         own = settings.policy_settings(name)
         own_seed = policy_seed(seed, name)
+        own.training.supports.check_spaces(own.algorithm, spaces)
+        _, page = algorithms.get(own.algorithm)
+        make_network = functools.partial(page.make_network, model=own.model, training=own.training)
         served = ServedPolicy(
-            name, spaces, own.model, own.preprocessing, settings.inference, own_seed
-        )
+            name, spaces, make_network, own.training.acting, own.preprocessing,
+            settings.inference, own_seed,
+        )  # fmt: skip
         stored = checkpoint.policies.get(name) if checkpoint else None
         gateway_state, learner_state = split_state(stored) if stored else (None, None)
         learner = None
@@ -78,9 +84,10 @@ def build_gateway(
             spaces,
             served,
             learner,
-            settings.collection,
-            own.training.train_batch_size,
+            own.collection,
+            own.training.batch_steps,
             callbacks,
+            own.training.off_policy,
         )
         if gateway_state is not None:
             desk.load(gateway_state)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from policy_server import algorithms
 from policy_server.callbacks import Callbacks
 from policy_server.errors import PolicyServerError
 from policy_server.settings import Settings
@@ -30,8 +31,14 @@ class GatewayActor:
     """The gateway in a process of its own. Its loop has a thread for itself; the methods below
     run on others and hand over to it."""
 
-    def open(self, settings: Settings, gpus_per_learner: float) -> str:
-        """Opens the door; whoever knocks waits for `serve`. Returns the address.
+    def open(
+        self,
+        settings: Settings,
+        gpus_per_learner: float,
+        registered: dict[str, tuple[str, str]],
+    ) -> str:
+        """Opens the door; whoever knocks waits for `serve`. Returns the address. `registered`:
+        algorithms from outside this package (`algorithms.registered`).
 
         Raises:
             AddressError: it cannot be opened.
@@ -40,12 +47,17 @@ class GatewayActor:
         from policy_server.learners.remote import start_process
 
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+        for name, classes in registered.items():
+            algorithms.register(name, *classes)
         # The door first: an address that is taken must not cost a learner's start.
         self._loop = RouterLoop(settings.server)
         self._thread: threading.Thread | None = None
         self._settings = settings
         # Where simulators wait for the learner anyway, it need not stand back.
-        self._niceness = LEARNER_NICENESS if settings.collection.mode == "async" else 0
+        modes = {
+            settings.policy_settings(name).collection.mode for name in settings.trained_policies
+        }
+        self._niceness = LEARNER_NICENESS if "async" in modes else 0
         self._resources = {"num_cpus": 0, "num_gpus": gpus_per_learner}
         # What they will learn is known when simulators have come; torch can be imported before.
         self._processes = [

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from policy_server import algorithms
 from policy_server.address import check_address
 from policy_server.callbacks import Callbacks
 from policy_server.checkpoints.checkpoint import Checkpoint
@@ -39,6 +40,7 @@ class RayServer:
         checkpoint: Checkpoint | None = None,
     ):
         check_address(settings.server.bind, settings.server.insecure)
+        registered = algorithms.registered()
         self._started_ray = False
         if not ray.is_initialized():
             start_ray(settings.server.ray_address)
@@ -55,7 +57,7 @@ class RayServer:
         )
         self._actor = actor.remote()
         try:
-            self.address: str = self._get(self._actor.open.remote(settings, share))
+            self.address: str = self._get(self._actor.open.remote(settings, share, registered))
         except BaseException:
             self._end()
             raise

@@ -83,6 +83,7 @@ def random_batch(
         versions=np.zeros((steps, lanes), np.int64),
         lanes=np.arange(lanes),
         episodes=np.zeros((steps, lanes), np.int64),
+        first_t=np.zeros(lanes, np.int64),
         masks=None if masks is None else masks.reshape(steps, lanes, -1),
         final_obs=final_obs,
         final_index=final_index,

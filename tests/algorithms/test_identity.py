@@ -71,7 +71,8 @@ def collect(
         logp=logp.reshape(shape), rewards=reward(flat, categories, reals).reshape(shape),
         terminated=terminated, truncated=np.zeros(shape, bool), lengths=np.full(lanes, steps),
         versions=np.zeros(shape, np.int64), lanes=np.arange(lanes),
-        episodes=np.zeros(shape, np.int64), masks=None if masks is None else masks.reshape(*shape, -1),
+        episodes=np.cumsum(terminated, 0) - terminated, first_t=np.zeros(lanes, np.int64),
+        masks=None if masks is None else masks.reshape(*shape, -1),
         final_obs=(np.empty(0, np.int64),), final_index=np.empty((0, 2), np.int64),
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ def test_finds_ppo() -> None:
     assert "PPO" in algorithms.names()
 
 
-@pytest.mark.parametrize("name", ["ppo", "PPPO", "APPO2"])
+@pytest.mark.parametrize("name", ["ppo", "PPPO", "PPO2"])
 def test_unknown_name_is_answered_with_the_nearest(name: str) -> None:
     with pytest.raises(ConfigError, match=f"got '{name}'. Did you mean 'PPO'"):
         algorithms.get(name)
@@ -24,7 +24,7 @@ def test_unknown_name_is_answered_with_the_nearest(name: str) -> None:
 def test_users_register_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(algorithms, "_PAGES", dict(algorithms._PAGES))
 
-    class Training:
+    class Training(algorithms.Training):
         pass
 
     class Mine:

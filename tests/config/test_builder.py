@@ -13,7 +13,7 @@ import gymnasium
 import pytest
 
 import policy_server
-from policy_server import AlgorithmConfig, Callbacks, PPOConfig, Settings
+from policy_server import AlgorithmConfig, Callbacks, PPOConfig, Settings, algorithms
 from policy_server import settings as settings_module
 from policy_server.config_sources import preset_names
 from policy_server.errors import ConfigError
@@ -21,7 +21,7 @@ from sim_clients.protocol.spaces import Discrete
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(algorithms.Training):
     lr: float = 5e-5
     lambda_: float = 1.0
     train_batch_size: int = 4000
@@ -241,8 +241,8 @@ def test_the_package_is_light_until_asked() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["[]", "[]"]
     assert set(policy_server.__all__) <= set(dir(policy_server))
-    with pytest.raises(AttributeError, match="no attribute 'DQNConfig'"):
-        _ = policy_server.DQNConfig
+    with pytest.raises(AttributeError, match="no attribute 'QMAXConfig'"):
+        _ = policy_server.QMAXConfig
     with pytest.raises(AttributeError, match="_HOME"):
         _ = policy_server._HOME
 

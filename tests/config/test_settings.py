@@ -12,14 +12,14 @@ import gymnasium
 import numpy as np
 import pytest
 
-from policy_server import config
+from policy_server import algorithms, config
 from policy_server.errors import ConfigError
 from policy_server.settings import PolicySettings, Settings
 from sim_clients.protocol.spaces import Box, Dict, Discrete
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(algorithms.Training):
     lr: float = 5e-5
     lr_schedule: tuple[tuple[int, float], ...] | None = None
     lambda_: float = 1.0
@@ -185,7 +185,7 @@ def test_a_policy_mapping_is_no_function() -> None:
          ["environment.action_space is given", "environment.observation_space = none"]),
         ({"environment": {"observation_space": Discrete(2)}},
          ["environment.observation_space is given", "environment.action_space = none"]),
-        ({"collection": {"mode": "asinc"}}, ["collection.mode: expected one of sync, async, got 'asinc'"]),
+        ({"collection": {"mode": "asinc"}}, ["collection.mode: expected one of auto, sync, async, got 'asinc'"]),
         ({"collection": {"fragment_length": 0}}, ["collection.fragment_length: expected at least 1"]),
         ({"collection": {"straggler_s": "inf"}}, ["collection.straggler_s"]),
         ({"preprocessing": {"storage_dtype": "int8"}}, ["storage_dtype: expected one of float32, float16"]),
@@ -243,7 +243,9 @@ def test_a_policy_has_the_common_settings_and_its_own_on_top() -> None:
     assert red.training == Training(lr=2.0, lambda_=0.5)
     assert red.preprocessing == config.PreprocessingConfig(frame_stack=4)
     assert red.model is settings.model
-    assert blue == PolicySettings(settings.training, settings.model, settings.preprocessing, "ANY")
+    collection = config.CollectionConfig(mode="sync")
+    common = (settings.training, settings.model, settings.preprocessing, "ANY", collection)
+    assert blue == PolicySettings(*common)
     with pytest.raises(ConfigError, match=r"policy 'green' is not among .* red, blue"):
         settings.policy_settings("green")
 

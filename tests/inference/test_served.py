@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
+from policy_server.acting import Stochastic
 from policy_server.config import InferenceConfig, ModelConfig, PreprocessingConfig
 from policy_server.inference.few_rows import FEW
 from policy_server.inference.sampling import Choice
 from policy_server.inference.served import ServedPolicy
+from policy_server.networks import build_network
 from policy_server.types import Leaves, PolicySpaces
 from sim_clients.protocol.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
@@ -26,7 +30,8 @@ def served(executor: str = "auto", seed: int = 3, **model: object) -> ServedPoli
     policy = ServedPolicy(
         "policy",
         PolicySpaces(OBSERVATION, ACTIONS, mask=True),
-        ModelConfig(**model),  # type: ignore[arg-type]
+        partial(build_network, model=ModelConfig(**model)),  # type: ignore[arg-type]
+        Stochastic(),
         PreprocessingConfig(),
         InferenceConfig("cpu", executor),
         seed,
@@ -39,7 +44,7 @@ def served(executor: str = "auto", seed: int = 3, **model: object) -> ServedPoli
 def choose(policy: ServedPolicy, rows: np.ndarray) -> Choice:
     keys = policy.lane_keys("place", lanes=N)
     obs = tuple(leaf[rows] for leaf in OBS)
-    return policy.choose(obs, MASK[rows], rows, keys, DRAWS.copy(), None)
+    return policy.choose(obs, MASK[rows], rows, keys, DRAWS.copy(), None, 0)
 
 
 def assert_same(mine: Choice, theirs: Choice) -> None:
@@ -92,7 +97,7 @@ def test_a_lane_draws_anew_each_time_and_the_same_from_the_same_seed():
     assert_same(choose(again, rows), first)
     assert (choose(other, rows).reals != first.reals).all()
     keys = policy.lane_keys("place", lanes=N)
-    later = policy.choose(OBS, MASK, rows, keys, DRAWS + np.uint64(1), None)
+    later = policy.choose(OBS, MASK, rows, keys, DRAWS + np.uint64(1), None, 0)
     assert (later.reals != first.reals).all()
 
 
@@ -127,11 +132,14 @@ def test_one_option_is_certain():
     policy = ServedPolicy(
         "one",
         PolicySpaces(OBSERVATION, Discrete(1)),
-        ModelConfig(),
+        partial(build_network, model=ModelConfig()),
+        Stochastic(),
         PreprocessingConfig(),
         InferenceConfig("cpu"),
         0,
     )
-    choice = policy.choose(OBS, None, np.arange(N), policy.lane_keys(lanes=N), DRAWS.copy(), None)
+    choice = policy.choose(
+        OBS, None, np.arange(N), policy.lane_keys(lanes=N), DRAWS.copy(), None, 0
+    )
     assert not choice.categories.any()
     assert not choice.logp.any()

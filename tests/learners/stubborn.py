@@ -1,6 +1,6 @@
 """An algorithm whose first process never gets to give its state away behind an update.
 
-Unpickling its training class imports this module, which makes it known in the learner's process.
+Whoever imports this module makes it known, to the learner's process as well.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from policy_server.types import PolicyState
 
 
 @dataclass(frozen=True)
-class StubbornTraining:
+class StubbornTraining(algorithms.Training):
     """`marker` exists once a process has kept its state for itself."""
 
     marker: str

@@ -112,6 +112,9 @@ def test_training_of_another_algorithm_is_refused(monkeypatch: pytest.MonkeyPatc
 def test_an_algorithm_of_ones_own_needs_no_more_than_the_interface(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    class Free(algorithms.Training):
+        pass
+
     class Nothing:
         def __init__(self, spaces, model, config, *, seed, device, reward_scale, reward_clip):
             self.network = build_network(spaces, model).to(device)
@@ -120,8 +123,8 @@ def test_an_algorithm_of_ones_own_needs_no_more_than_the_interface(
             return {"env_steps": float(env_steps)}
 
     monkeypatch.setattr(algorithms, "_PAGES", dict(algorithms._PAGES))
-    algorithms.register("Nothing", dict, Nothing)
-    learner = Learner("red", SPACES, "Nothing", {}, MODEL, PreprocessingConfig(), seed=0)
+    algorithms.register("Nothing", Free, Nothing)
+    learner = Learner("red", SPACES, "Nothing", Free(), MODEL, PreprocessingConfig(), seed=0)
     result = learner.update(batch(learner, 0), 12)
     assert result.metrics == {"env_steps": 12.0}
     np.testing.assert_array_equal(result.weights, flatten_parameters(learner.algorithm.network))

@@ -75,6 +75,25 @@ class Hybrid(World):
         return max(0.0, 1.0 - distance) if action["choice"] == self._kind else 0.0
 
 
+class Amounts(World):
+    """Two amounts, each named by the observation; no constant ones pay more than half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space: Space[Any] = MultiBinary(2)
+        self.action_space: Space[Any] = Box(
+            np.array([-1.0, 0.0], np.float32), np.array([1.0, 4.0], np.float32)
+        )
+
+    def draw(self) -> np.ndarray:
+        self._levels = self.np_random.integers(0, 2, 2).astype(np.int8)
+        return self._levels
+
+    def pay(self, action: np.ndarray) -> float:
+        wanted = np.where(self._levels, [0.6, 3.2], [-0.6, 0.8])
+        return max(0.0, 1.0 - float((np.abs(action - wanted) / [1.0, 2.0]).sum()))
+
+
 class Digits(World):
     """Three digits of different bases, counted from different starts; pays if all are repeated."""
 
@@ -214,5 +233,5 @@ def two_carts() -> TwoCarts:
     return TwoCarts()
 
 
-for _world in (Hybrid, Digits, Masked, Switches, Nested):
+for _world in (Hybrid, Amounts, Digits, Masked, Switches, Nested):
     gymnasium.register(f"{_world.__name__}-v0", _world)

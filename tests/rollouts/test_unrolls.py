@@ -148,11 +148,11 @@ class Play:
         reals = self.rng.random((n, lay.reals)).astype("<f4")
         logp = self.rng.random(n).astype("<f4")
         masks = self.rng.integers(0, 2, (n, lay.mask_width)).astype("u1")
-        episodes = self.rng.integers(0, 1000, self.lanes)  # by lane
+        episodes, lengths = self.rng.integers(0, 1000, (2, self.lanes))  # by lane
         rows = len(self.store.logp)
         self.store.begin(
             lanes, obs, categories, reals, logp, masks if lay.mask_width else None, self.version,
-            episodes,
+            episodes, lengths,
         )  # fmt: skip
         self.grown += len(self.store.logp) > rows
         for i, lane in enumerate(lanes.tolist()):
@@ -164,6 +164,7 @@ class Play:
                 "masks": masks[i],
                 "versions": self.version,
                 "episodes": episodes[lane],
+                "number": lengths[lane],
             }
             self.model.begin(lane, step)
 
@@ -266,6 +267,7 @@ class Play:
         longest = max(len(unroll.done) for unroll in expected)
         assert batch.lengths.tolist() == [len(unroll.done) for unroll in expected]
         assert batch.lanes.tolist() == [unroll.lane for unroll in expected]
+        assert batch.first_t.tolist() == [unroll.done[0]["number"] for unroll in expected]
         assert batch.rewards.shape == (longest, count)
         assert (batch.masks is None) == (self.layout.mask_width == 0)
         names = ["categories", "reals", "logp", "rewards", "terminated", "truncated", "versions"]

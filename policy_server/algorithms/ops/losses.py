@@ -31,6 +31,12 @@ def clipped_squared_error(
     return error if clip is None else error.clamp(max=clip)
 
 
+def normalized(numbers: torch.Tensor) -> torch.Tensor:
+    """To mean 0 and deviation 1; numbers that hardly differ stay small. `[N]` -> `[N]`."""
+    deviation = numbers.std(unbiased=False).clamp(min=1e-4)
+    return (numbers - numbers.mean()) / deviation
+
+
 def adapted_kl_coeff(coeff: float, kl: float, target: float) -> float:
     """The penalty's coefficient for the next update, after a mean KL divergence of `kl`.
 

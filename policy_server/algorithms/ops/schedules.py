@@ -11,13 +11,16 @@ Points = tuple[tuple[int, float], ...]
 """((step, value), ...), steps strictly rising from 0."""
 
 
-def check_points(points: Sequence[Sequence[float]], low: float) -> Points:
-    """The schedule as tuples; no value may lie below `low`.
+def check_points(points: Sequence[Sequence[float]], low: float, high: float = math.inf) -> Points:
+    """The schedule as tuples; all values must lie in [low, high].
 
     Raises:
         ValueError: what a schedule should look like, for the caller's sentence.
     """
-    wanted = f"pairs [env step, value], steps rising strictly from 0, finite values >= {low:g}"
+    most = "" if high == math.inf else f" and <= {high:g}"
+    wanted = (
+        f"pairs [env step, value], steps rising strictly from 0, finite values >= {low:g}{most}"
+    )
     try:
         checked = tuple((int(step), float(value)) for step, value in points)
         exact = all(int(step) == step for step, _ in points)
@@ -27,7 +30,7 @@ def check_points(points: Sequence[Sequence[float]], low: float) -> Points:
     rising = all(a < b for a, b in itertools.pairwise(steps))
     if not checked or not exact or steps[0] != 0 or not rising:
         raise ValueError(wanted)
-    if not all(math.isfinite(value) and value >= low for _, value in checked):
+    if not all(math.isfinite(value) and low <= value <= high for _, value in checked):
         raise ValueError(wanted)
     return checked
 

@@ -1,0 +1,68 @@
+"""How a policy acts on what its network says: plain descriptions, which `inference` carries out.
+
+An algorithm's options name one of them (`algorithms.training.Training.acting`). Each also says
+what a greedy action is, for evaluation: it never explores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stochastic:
+    """Draws from the distribution that the network describes; greedy is its mode."""
+
+
+@dataclass(frozen=True)
+class EpsilonGreedy:
+    """The network's heads are values of options: takes the best, or with probability epsilon any
+    that is allowed.
+
+    Attributes:
+        epsilon: ((step, value), ...) over the policy's steps, linear in between, constant behind
+            the last.
+        noisy: heads are twice as wide, values with the network's noise and without; greedy actions
+            go by those without.
+    """
+
+    epsilon: tuple[tuple[int, float], ...]
+    noisy: bool = False
+
+
+@dataclass(frozen=True)
+class SquashedGaussian:
+    """Draws reals from tanh of a Gaussian and choices from their logits: heads are logits, means
+    and log deviations. Greedy is tanh of the mean, and the likeliest choice.
+
+    Attributes:
+        random_steps: of the policy, at first, that are uniform over the action space.
+        log_std_min, log_std_max: log deviations are clipped to them.
+    """
+
+    random_steps: int = 0
+    log_std_min: float = -20.0
+    log_std_max: float = 2.0
+
+
+@dataclass(frozen=True)
+class NoisyActions:
+    """The network's heads are actions in -1..1; adds noise to them, and clips. Greedy has none.
+
+    Attributes:
+        deviation: of the noise, in half ranges of the action space.
+        reversion: 0: independent noise; else an Ornstein-Uhlenbeck process, x <- x - reversion x +
+            deviation N(0, 1), from 0 in each episode (https://arxiv.org/abs/1509.02971, section 7).
+        random_steps: of the policy, at first, that are uniform over the action space.
+        perturbed: heads are twice as wide, actions of a network with noise in its parameters and of
+            the network itself; greedy actions are the latter (https://arxiv.org/abs/1706.01905).
+    """
+
+    deviation: float = 0.1
+    reversion: float = 0.0
+    random_steps: int = 0
+    perturbed: bool = False
+
+
+Acting = Stochastic | EpsilonGreedy | SquashedGaussian | NoisyActions
+"""All of them."""

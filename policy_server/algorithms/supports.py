@@ -1,0 +1,82 @@
+"""What an algorithm can work with, and the sentence for what it cannot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from policy_server.errors import UnsupportedSpaceError
+from policy_server.types import ActionLayout, PolicySpaces
+
+
+@dataclass(frozen=True)
+class Supports:
+    """Attributes:
+    discrete: one choice (Discrete).
+    several: several choices at once (MultiDiscrete, MultiBinary, nested ones).
+    continuous: numbers (Box).
+    hybrid: choices and numbers at once.
+    bounded: numbers need bounds on both sides.
+    mask: choices may be masked.
+    recurrent: networks with a memory (`model.lstm`, `model.attention`).
+    """
+
+    discrete: bool = True
+    several: bool = True
+    continuous: bool = True
+    hybrid: bool = True
+    bounded: bool = False
+    mask: bool = True
+    recurrent: bool = True
+
+    @property
+    def actions(self) -> str:
+        """In words: "Discrete, Box"."""
+        kinds = {
+            "Discrete": self.discrete,
+            "MultiDiscrete": self.several,
+            "Box (bounded)" if self.bounded else "Box": self.continuous,
+            "both at once": self.hybrid,
+        }
+        return ", ".join(kind for kind, can in kinds.items() if can)
+
+    def fits(self, layout: ActionLayout, mask: bool) -> bool:
+        """Whether an algorithm can act so."""
+        if mask and not self.mask:
+            return False
+        if self.bounded and not _bounded(layout):
+            return False
+        return self._kind_fits(layout)
+
+    def _kind_fits(self, layout: ActionLayout) -> bool:
+        if layout.categories and layout.reals:
+            return self.hybrid
+        if layout.reals:
+            return self.continuous
+        return self.several if layout.categories > 1 else self.discrete
+
+    def check_spaces(self, algorithm: str, spaces: PolicySpaces) -> None:
+        """Raises:
+        UnsupportedSpaceError: the algorithm cannot act in these spaces.
+        """
+        layout = ActionLayout(spaces.action)
+        if not self._kind_fits(layout):
+            raise UnsupportedSpaceError(
+                f"{algorithm}: expected an action space of {self.actions}, got {spaces.action}: "
+                "`policy-server algorithms` lists what each algorithm supports."
+            )
+        if spaces.mask and not self.mask:
+            raise UnsupportedSpaceError(
+                f"{algorithm}: expected actions without masks, got an action mask with every "
+                "observation: switch the mask off, or choose an algorithm that supports masks."
+            )
+        if self.bounded and not _bounded(layout):
+            raise UnsupportedSpaceError(
+                f"{algorithm}: expected a Box with finite bounds on both sides for actions, got "
+                f"{spaces.action}: give the simulator's action space its bounds."
+            )
+
+
+def _bounded(layout: ActionLayout) -> bool:
+    return bool(np.isfinite(layout.low).all() and np.isfinite(layout.high).all())

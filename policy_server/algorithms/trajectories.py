@@ -1,0 +1,110 @@
+"""A batch on the learner's device, step by step, and what a network says of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from policy_server.algorithms.observations import ObservationRows
+from policy_server.algorithms.ops.gae import gae
+from policy_server.algorithms.rewards import shaped
+from policy_server.networks import PolicyNetwork
+from policy_server.networks.snapshot import as_tensor
+from policy_server.types import Batch
+
+
+class Outlook(NamedTuple):
+    """What a network says of a batch; carries no gradient. Where nobody asked it is NaN, so that
+    reading it shows.
+
+    Attributes:
+        heads: `[N, H]`, of the valid steps, on the device.
+        values: `[T+1, B]`, of all observations in time, bootstrap included.
+        final_values: `[T, B]`, of the true final observations of truncated steps.
+    """
+
+    heads: torch.Tensor
+    values: torch.Tensor
+    final_values: torch.Tensor
+
+
+class Trajectories:
+    """B unrolls of up to T steps, N of them valid.
+
+    Columns by time are `[T, B]` on the CPU; columns by step are `[N, ...]` on the device, in the
+    order of time, lane after lane.
+
+    Attributes:
+        obs: all observations; a row is t * B + b.
+        rows: int64 `[N]`, of the valid steps, on the device.
+        rewards: by time, scaled and clipped.
+        terminated, truncated, valid: bool, by time.
+        mask: by step, `[N, W]`; W = 0 where there are no masks.
+        categories, reals, logp: by step; logp is of the policy that acted.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        device: torch.device,
+        reward_scale: float = 1.0,
+        reward_clip: float | None = None,
+    ):
+        self.device = device
+        self.obs = ObservationRows.of_batch(batch, device)
+        self._finals = ObservationRows(batch.final_obs, device)
+        self._final_index = as_tensor(batch.final_index)
+        steps, lanes = batch.rewards.shape
+        self.shape = steps, lanes
+        self.valid = as_tensor(batch.valid)
+        self._flat = self.valid.reshape(-1).nonzero().squeeze(1)  # [N]
+        self.rows = self._flat.to(device)
+        self.terminated, self.truncated = as_tensor(batch.terminated), as_tensor(batch.truncated)
+        ended = (self.terminated | self.truncated).reshape(-1)
+        last = torch.arange(lanes) + lanes * (as_tensor(batch.lengths) - 1)  # [B]
+        self._bootstrap = last[~ended[last]] + lanes
+        self.rewards = as_tensor(shaped(batch.rewards, reward_scale, reward_clip))
+        masks = torch.zeros(steps, lanes, 0) if batch.masks is None else as_tensor(batch.masks)
+        self.mask, self.logp = self.by_step(masks), self.by_step(as_tensor(batch.logp))
+        self.categories = self.by_step(as_tensor(batch.categories))
+        self.reals = self.by_step(as_tensor(batch.reals))
+
+    def by_step(self, column: torch.Tensor) -> torch.Tensor:
+        """`[T, B, ...]` -> `[N, ...]` on the device."""
+        return column.flatten(0, 1).index_select(0, self._flat).to(self.device)
+
+    def by_time(self, column: torch.Tensor) -> torch.Tensor:
+        """`[N]` -> `[T, B]` on the CPU; 0 in padding."""
+        steps, lanes = self.shape
+        placed = torch.zeros(steps * lanes, dtype=column.dtype)
+        placed[self._flat] = column.cpu()
+        return placed.view(steps, lanes)
+
+    def outlook(self, network: PolicyNetwork) -> Outlook:
+        """Asks the network about every step and whatever lies behind the last ones."""
+        steps, lanes = self.shape
+        values = torch.full(((steps + 1) * lanes,), torch.nan)
+        final_values = torch.full((steps, lanes), torch.nan)
+        both = self.obs.evaluate(self.rows, lambda o: torch.cat(_columns(*network(o)), dim=1))
+        heads, values[self._flat] = both[:, :-1], both[:, -1].cpu()
+        behind = self._bootstrap.to(self.device)
+        values[self._bootstrap] = self.obs.evaluate(behind, network.value).cpu()
+        t, b = self._final_index.unbind(1)
+        all_finals = torch.arange(len(t), device=self.device)
+        final_values[t, b] = self._finals.evaluate(all_finals, network.value).cpu()
+        return Outlook(heads, values.view(steps + 1, lanes), final_values)
+
+    def advantages(
+        self, outlook: Outlook, gamma: float, lambda_: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(advantages, returns) of `ops.gae.gae`, by step, `[N]`."""
+        advantages, returns = gae(
+            self.rewards, outlook.values, outlook.final_values, self.terminated, self.truncated,
+            self.valid, gamma=gamma, lambda_=lambda_,
+        )  # fmt: skip
+        return self.by_step(advantages), self.by_step(returns)
+
+
+def _columns(head: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return head, value.unsqueeze(1)

@@ -1,0 +1,67 @@
+"""From the network's head to an action, as the algorithm wants it.
+
+Lives on the gateway's thread.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from policy_server.acting import Acting, EpsilonGreedy, NoisyActions, SquashedGaussian
+from policy_server.inference.epsilon_greedy import EpsilonGreedyChooser
+from policy_server.inference.noisy_actions import NoisyActionsChooser
+from policy_server.inference.sampling import Choice, Sampler
+from policy_server.inference.squashed import SquashedChooser
+from policy_server.types import ActionLayout
+
+
+class Chooser(Protocol):
+    """Attributes:
+    noise_width: uniforms needed per action.
+    remembers: it must be told where episodes begin.
+    """
+
+    noise_width: int
+    remembers: bool
+
+    def choose(
+        self,
+        head: np.ndarray,
+        log_std: np.ndarray | None,
+        mask: np.ndarray | None,
+        uniform: np.ndarray,
+        greedy: np.ndarray | None,
+        policy_steps: int,
+        slots: np.ndarray,
+    ) -> Choice:
+        """As `sampling.Sampler.choose`; `policy_steps`: actions of the policy so far; `slots`:
+        int64[n], the lanes."""
+        ...
+
+    def log_prob(
+        self,
+        head: np.ndarray,
+        log_std: np.ndarray | None,
+        mask: np.ndarray | None,
+        categories: np.ndarray,
+        reals: np.ndarray,
+    ) -> np.ndarray:
+        """Of given actions: float32 `[n]`."""
+        ...
+
+    def begin(self, slots: np.ndarray) -> None:
+        """Episodes begin on these lanes."""
+        ...
+
+
+def make_chooser(layout: ActionLayout, acting: Acting) -> Chooser:
+    """What carries `acting` out."""
+    if isinstance(acting, EpsilonGreedy):
+        return EpsilonGreedyChooser(layout, acting)
+    if isinstance(acting, SquashedGaussian):
+        return SquashedChooser(layout, acting)
+    if isinstance(acting, NoisyActions):
+        return NoisyActionsChooser(layout, acting)
+    return Sampler(layout)

@@ -1,0 +1,104 @@
+"""Policies without a value function, for algorithms whose critics are networks of their own."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from policy_server.config import ModelConfig
+from policy_server.networks.encoder import ObservationEncoder
+from policy_server.networks.mlp import MLP, dense_layer, linear
+from policy_server.networks.policy import ActingNetwork, Observations, PlainPolicy
+from policy_server.types import PolicySpaces
+
+HEAD_GAIN = 0.01
+"""The first policy is close to the middle of the action space, or uniform."""
+
+
+class ActorNetwork(ActingNetwork):
+    """Encoder, hidden layers and a linear head of `width` columns, or tanh of one (`squash`)."""
+
+    def __init__(self, spaces: PolicySpaces, model: ModelConfig, width: int, squash: bool = False):
+        super().__init__()
+        self.log_std: torch.Tensor | None = None
+        self.encoder = ObservationEncoder(spaces.observation, model)
+        self.body = MLP(self.encoder.outputs, model.hidden, model.activation, model.layer_norm)
+        self.head = linear(self.body.outputs, width, HEAD_GAIN)
+        self.squash = squash
+
+    def policy(self, obs: Observations) -> torch.Tensor:
+        head: torch.Tensor = self.head(self.body(self.encoder(obs)))
+        return torch.tanh(head) if self.squash else head
+
+    def policy_layers(self) -> PlainPolicy | None:
+        recipe = self.encoder.recipe()
+        if recipe is None:
+            return None
+        head = dense_layer(self.head, "tanh" if self.squash else "identity")
+        return PlainPolicy(recipe, [*self.body.dense_layers(), head])
+
+
+class PerturbedActor(ActingNetwork):
+    """An actor, and beside it the same one with noise in its parameters: heads are the actions of
+    the second, then those of the first.
+
+    Source: Plappert et al., https://arxiv.org/abs/1706.01905, section 3.
+
+    Attributes:
+        clean: the one that learns.
+        noisy: the one that explores; carries no gradient.
+    """
+
+    def __init__(self, clean: ActorNetwork, noisy: ActorNetwork):
+        super().__init__()
+        self.log_std: torch.Tensor | None = None
+        self.clean = clean
+        self.noisy = noisy.requires_grad_(False)
+        self.noisy.load_state_dict(clean.state_dict())
+
+    def policy(self, obs: Observations) -> torch.Tensor:
+        return torch.cat([self.noisy.policy(obs), self.clean.policy(obs)], dim=1)
+
+    @torch.no_grad()
+    def perturb(self, deviation: float, generator: torch.Generator) -> None:
+        """Other noise in all parameters."""
+        for noisy, clean in zip(self.noisy.parameters(), self.clean.parameters(), strict=True):
+            noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+            noisy.copy_(clean + deviation * noise)
+
+
+class Critic(nn.Module):
+    """Observation and reals -> numbers: encoder, hidden layers over both, linear head.
+
+    Shapes: observations of n, reals `[n, D]` -> float32 `[n, outputs]`.
+    """
+
+    def __init__(self, spaces: PolicySpaces, model: ModelConfig, reals: int, outputs: int):
+        super().__init__()
+        self.encoder = ObservationEncoder(spaces.observation, model)
+        inputs = self.encoder.outputs + reals
+        self.body = MLP(inputs, model.hidden, model.activation, model.layer_norm)
+        self.head = linear(self.body.outputs, outputs, 1.0)
+
+    def forward(self, obs: Observations, reals: torch.Tensor) -> torch.Tensor:
+        features = self.encoder(obs)
+        if reals.shape[1]:
+            features = torch.cat([features, reals], dim=1)
+        result: torch.Tensor = self.head(self.body(features))
+        return result
+
+
+class Critics(nn.Module):
+    """Several critics, each with parameters of its own.
+
+    Shapes: as `Critic` -> `[critics, n, outputs]`.
+    """
+
+    def __init__(
+        self, number: int, spaces: PolicySpaces, model: ModelConfig, reals: int, outputs: int
+    ):
+        super().__init__()
+        self.each = nn.ModuleList(Critic(spaces, model, reals, outputs) for _ in range(number))
+
+    def forward(self, obs: Observations, reals: torch.Tensor) -> torch.Tensor:
+        return torch.stack([critic(obs, reals) for critic in self.each])

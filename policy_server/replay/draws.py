@@ -1,0 +1,105 @@
+"""Which steps are drawn: all alike, or those that surprised most."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from policy_server.replay.steps import StepBuffer
+from policy_server.replay.sum_tree import SumTree
+
+TRIES = 100
+"""Rounds of drawing again what cannot be learned from yet."""
+
+
+class Draws(Protocol):
+    """Draws places of a buffer."""
+
+    def moved(self, gone: np.ndarray, new: np.ndarray) -> None:
+        """`StepBuffer.insert` has just said so."""
+        ...
+
+    def draw(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Places int64[n] and importance weights float32[n]."""
+        ...
+
+    def surprised(self, places: np.ndarray, errors: np.ndarray) -> None:
+        """How wrong the learner was about them: |errors|[n]."""
+        ...
+
+
+class UniformDraws:
+    """Every step alike, with replacement."""
+
+    def __init__(self, buffer: StepBuffer, rng: np.random.Generator):
+        self._buffer, self._rng = buffer, rng
+
+    def moved(self, gone: np.ndarray, new: np.ndarray) -> None:
+        """It looks at the buffer itself."""
+
+    def draw(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        buffer = self._buffer
+        filled = min(buffer.inserted, buffer.capacity)
+        found = _until_drawable(buffer, n, lambda k: self._rng.integers(0, filled, k))
+        return found, np.ones(n, np.float32)
+
+    def surprised(self, places: np.ndarray, errors: np.ndarray) -> None:
+        """All stay alike."""
+
+
+class PrioritizedDraws:
+    """Each step with probability p_i^alpha / sum p^alpha, p_i = |error| + eps, or the largest p so
+    far for a step that was never drawn; weights (N P(i))^-beta, divided by the largest of a draw.
+
+    Source: Schaul et al., https://arxiv.org/abs/1511.05952, section 3.
+
+    Attributes:
+        beta: may be moved from draw to draw.
+    """
+
+    def __init__(
+        self, buffer: StepBuffer, rng: np.random.Generator, alpha: float, beta: float, eps: float
+    ):
+        self._buffer, self._rng = buffer, rng
+        self._alpha, self.beta, self._eps = alpha, beta, eps
+        self._tree = SumTree(buffer.capacity)
+        self._largest = 1.0
+
+    def moved(self, gone: np.ndarray, new: np.ndarray) -> None:
+        self._tree.set(gone, 0.0)
+        self._tree.set(new, self._largest**self._alpha)
+
+    def draw(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        places = _until_drawable(self._buffer, n, lambda k: self._tree.draw(k, self._rng))
+        share = self._tree[places] / self._tree.total
+        weights = (self._buffer.steps * share) ** -self.beta
+        return places, (weights / weights.max()).astype(np.float32)
+
+    def surprised(self, places: np.ndarray, errors: np.ndarray) -> None:
+        priorities = np.abs(errors).astype(np.float64) + self._eps
+        self._largest = max(self._largest, float(priorities.max()))
+        self._tree.set(places, priorities**self._alpha)
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        filled = min(self._buffer.inserted, self._buffer.capacity)
+        return {"priorities": self._tree[np.arange(filled)]}, {"largest": self._largest}
+
+    def load(self, tensors: dict[str, np.ndarray], data: dict[str, Any]) -> None:
+        priorities = tensors["priorities"]
+        self._tree.set(np.arange(len(priorities)), priorities)
+        self._largest = float(data["largest"])
+
+
+def _until_drawable(buffer: StepBuffer, n: int, draw: Any) -> np.ndarray:
+    """n places that can be learned from; those that cannot are drawn again."""
+    places: np.ndarray = draw(n)
+    for _ in range(TRIES):
+        wrong = np.flatnonzero(~buffer.drawable(places))
+        if not len(wrong):
+            return places
+        places[wrong] = draw(len(wrong))
+    raise RuntimeError(
+        f"replay: expected steps to learn from, got none in {TRIES} rounds: of {buffer.steps} steps "
+        "nearly all bootstrap from an observation whose action mask is not known."
+    )

@@ -1,0 +1,120 @@
+"""What holds for every algorithm: it goes on elsewhere as if nothing had happened, and says so
+where its numbers break."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from handmade import random_batch
+
+from policy_server import algorithms
+from policy_server.config import ModelConfig
+from policy_server.errors import CheckpointError, LearnerError
+from policy_server.networks import build_network
+from policy_server.types import Batch, PolicySpaces
+from sim_clients.protocol.spaces import Box, Discrete
+
+OBSERVATION = Box(-9, 9, (3,))
+SPACES = {
+    "choice": PolicySpaces(OBSERVATION, Discrete(4)),
+    "reals": PolicySpaces(OBSERVATION, Box(-1, 1, (2,))),
+}
+MODEL = ModelConfig(hidden=(8,))
+REPLAY: dict[str, Any] = {
+    "train_batch_size": 8, "steps_per_update": 20, "learning_starts": 30, "buffer_size": 400,
+    "samples_per_insert": 2.0, "save_replay": True,
+}  # fmt: skip
+ACTOR_CRITIC = {**REPLAY, "random_steps": 0}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "PG": {}, "A2C": {}, "A3C": {}, "IMPALA": {},
+    "PPO": {"minibatch_size": 8, "num_epochs": 2},
+    "APPO": {"minibatch_size": 8, "num_epochs": 2, "target_update_frequency": 2},
+    "DQN": REPLAY, "Rainbow": {**REPLAY, "num_atoms": 5},
+    "DDPG": {**ACTOR_CRITIC, "parameter_noise": 0.1}, "TD3": ACTOR_CRITIC, "SAC": ACTOR_CRITIC,
+    "TQC": {**ACTOR_CRITIC, "quantiles": 5},
+}  # fmt: skip
+
+
+def spaces(name: str) -> PolicySpaces:
+    """Some that the algorithm can act in."""
+    discrete = algorithms.training_class(name).supports.discrete
+    return SPACES["choice" if discrete else "reals"]
+
+
+def test_all_are_here() -> None:
+    assert set(OPTIONS) == set(algorithms.names())
+
+
+def make(name: str, seed: int, **options: Any) -> Any:
+    training, page = algorithms.get(name)
+    config = training(**(OPTIONS[name] | {"lr": 1e-2} | options))
+    return page(spaces(name), MODEL, config, seed=seed, device=torch.device("cpu"))
+
+
+def batches(name: str, n: int) -> list[Batch]:
+    torch.manual_seed(0)
+    network = build_network(spaces(name), MODEL)
+    made = [random_batch(network, spaces(name), 5, 4, seed) for seed in range(n)]
+    # An episode number of its own for each, so that nothing looks like a gap.
+    return [
+        dataclasses.replace(
+            batch, episodes=1000 * i + np.cumsum(batch.terminated | batch.truncated, 0)
+        )
+        for i, batch in enumerate(made)
+    ]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_three_updates_and_three_elsewhere_are_six(name: str) -> None:
+    one, other = make(name, 0), make(name, 1)
+    played = batches(name, 6)
+    for i, batch in enumerate(played[:3]):
+        one.update(batch, 20 * i)
+    if name == "PG":  # what waits for the end of its episode is lost, and the page says so
+        one.load(one.state())
+    other.load(one.state())
+    for i, batch in enumerate(played[3:]):
+        mine, its = one.update(batch, 60 + 20 * i), other.update(batch, 60 + 20 * i)
+        assert mine == its
+    for (key, mine), its in zip(
+        one.network.state_dict().items(), other.network.state_dict().values(), strict=True
+    ):
+        assert torch.equal(mine, its), key
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_updates_change_the_network_that_acts(name: str) -> None:
+    made = make(name, 0)
+    with torch.no_grad():
+        obs = (torch.randn(5, 3),)
+        before = made.network.policy(obs).clone()
+        for i, batch in enumerate(batches(name, 3)):
+            with torch.enable_grad():
+                metrics = made.update(batch, 20 * i)
+        assert all(isinstance(value, float) for value in metrics.values())
+        assert not torch.equal(made.network.policy(obs), before)
+
+
+def update_often(name: str, made: Any) -> None:
+    for i, batch in enumerate(batches(name, 6)):
+        made.update(batch, 20 * i)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_numbers_that_break_are_reported(name: str) -> None:
+    made = make(name, 0, lr=1e38)
+    with pytest.raises(LearnerError, match="expected finite numbers after the update"):
+        update_often(name, made)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_another_networks_state_is_refused(name: str) -> None:
+    training, page = algorithms.get(name)
+    config = training(**OPTIONS[name])
+    other = page(spaces(name), ModelConfig(hidden=(9,)), config, seed=0, device=torch.device("cpu"))
+    with pytest.raises(CheckpointError, match="does not fit this one"):
+        make(name, 0).load(other.state())
