@@ -30,10 +30,12 @@ class Bar(NamedTuple):
     """A mean return to reach, as `--stop-return` counts it, within so many environment steps.
 
     Attributes:
-        settings: of a settings file, on top of those tuned for CartPole-v1; None: no file.
+        settings: of a settings file, on top of those that the algorithm ships for CartPole-v1;
+            None: no file.
     """
 
     name: str
+    algorithm: str
     env: str
     stop_return: float
     stop_steps: int
@@ -51,22 +53,22 @@ TWO = {
     }
 }
 BARS = [
-    Bar("CartPole-v1", "CartPole-v1", 475, 100_000),
-    Bar("Pendulum-v1", "Pendulum-v1", -300, 400_000),
+    Bar("PPO CartPole-v1", "PPO", "CartPole-v1", 475, 100_000),
+    Bar("PPO Pendulum-v1", "PPO", "Pendulum-v1", -300, 400_000),
     # One policy's episodes are those of both carts, so that 450 each are 900 together.
-    Bar("two carts, one policy", CARTS, 450, 400_000, SHARED),
-    Bar("two carts, two policies", CARTS, 900, 400_000, TWO),
-    Bar("arena", "arena", 12, 80_000),
+    Bar("PPO two carts, one policy", "PPO", CARTS, 450, 400_000, SHARED),
+    Bar("PPO two carts, two policies", "PPO", CARTS, 900, 400_000, TWO),
+    Bar("PPO arena", "PPO", "arena", 12, 80_000),
 ]
 
 
 def run(bar: Bar, seed: int, folder: Path) -> dict[str, Any]:
     """One run of the command; the object that it prints last."""
-    arguments = ["--run", "PPO", "--env", bar.env, "--seed", str(seed), "--json"]
+    arguments = ["--run", bar.algorithm, "--env", bar.env, "--seed", str(seed), "--json"]
     arguments += ["--stop-return", str(bar.stop_return), "--stop-steps", str(bar.stop_steps)]
     if bar.settings is not None:
         path = folder / "settings.json"
-        path.write_text(json.dumps(merge(preset("PPO", "CartPole-v1") or {}, bar.settings)))
+        path.write_text(json.dumps(merge(preset(bar.algorithm, "CartPole-v1") or {}, bar.settings)))
         arguments += ["--config", str(path)]
     done = subprocess.run(
         [str(COMMAND), "train", *arguments],
