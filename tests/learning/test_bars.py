@@ -58,6 +58,17 @@ BARS = [
     # One policy's episodes are those of both carts, so that 450 each are 900 together.
     Bar("PPO two carts, one policy", "PPO", CARTS, 450, 400_000, SHARED),
     Bar("PPO two carts, two policies", "PPO", CARTS, 900, 400_000, TWO),
+    Bar("PPO LunarLander-v3", "PPO", "LunarLander-v3", 200, 1_000_000),
+    Bar("PG CartPole-v1", "PG", "CartPole-v1", 195, 100_000),
+    Bar("A2C CartPole-v1", "A2C", "CartPole-v1", 475, 500_000),
+    Bar("IMPALA CartPole-v1", "IMPALA", "CartPole-v1", 475, 500_000),
+    Bar("APPO CartPole-v1", "APPO", "CartPole-v1", 475, 500_000),
+    Bar("DQN CartPole-v1", "DQN", "CartPole-v1", 475, 100_000),
+    Bar("SAC CartPole-v1", "SAC", "CartPole-v1", 450, 100_000),
+    Bar("SAC Pendulum-v1", "SAC", "Pendulum-v1", -200, 20_000),
+    Bar("TQC Pendulum-v1", "TQC", "Pendulum-v1", -200, 20_000),
+    Bar("TD3 Pendulum-v1", "TD3", "Pendulum-v1", -200, 30_000),
+    Bar("DDPG Pendulum-v1", "DDPG", "Pendulum-v1", -300, 30_000),
     Bar("PPO arena", "PPO", "arena", 12, 80_000),
 ]
 
