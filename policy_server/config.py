@@ -78,6 +78,13 @@ class ModelConfig:
         precision: of everything in front of the heads: "float32" or "bfloat16", which is meant
             for convolutions on a GPU. Weights, heads and log-probabilities stay in float32. Not
             for custom networks, which choose by themselves.
+        memory: of the episode so far, behind the hidden layers, for policy and value together:
+            "none", "lstm" or "attention" (GTrXL).
+        memory_size: numbers per layer of the memory.
+        memory_layers: layers of the memory.
+        memory_heads: attention: heads per layer.
+        memory_steps: longest sequence that gradients go back through; attention: also how many
+            steps it looks back.
         custom: "module:Class" of a torch module of the user's own (see docs), or None.
         custom_kwargs: its keyword arguments.
     """
@@ -92,6 +99,11 @@ class ModelConfig:
     free_log_std: bool = True
     initial_log_std: float = 0.0
     precision: str = "float32"
+    memory: str = "none"
+    memory_size: int = 64
+    memory_layers: int = 1
+    memory_heads: int = 2
+    memory_steps: int = 20
     custom: str | None = None
     custom_kwargs: dict[str, Any] = field(default_factory=dict)
 

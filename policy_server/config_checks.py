@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ACTIVATIONS = ("tanh", "relu", "leaky_relu", "elu", "silu", "gelu")
 MODES = ("auto", "sync", "async")
 EXECUTORS = ("auto", "numpy", "torch", "cuda_graph")
+MEMORIES = ("none", "lstm", "attention")
 PRECISIONS = ("float32", "bfloat16")
 STORAGE_DTYPES = ("float32", "float16")
 RESERVED_NAMES = ("dropped", "evaluation")
@@ -152,6 +153,7 @@ def _check_learning(prefix: str, policy: Settings | PolicySettings) -> None:
             f"{prefix}model.custom_kwargs = {model.custom_kwargs!r} with model.custom = none: name "
             "the module, or leave its arguments out."
         )
+    _check_memory(prefix, policy)
     for pixels in preprocessing.resize or ():
         _at_least(f"{prefix}preprocessing.resize", pixels, 1)
     _at_least(f"{prefix}preprocessing.frame_stack", preprocessing.frame_stack, 1)
@@ -168,6 +170,38 @@ def _check_learning(prefix: str, policy: Settings | PolicySettings) -> None:
             f"{prefix}training.minibatch_size = {minibatch} is more than "
             f"{prefix}training.train_batch_size = {batch}: a minibatch is a part of the batch, "
             "so lower the one or raise the other."
+        )
+
+
+def _check_memory(prefix: str, policy: Settings | PolicySettings) -> None:
+    model = policy.model
+    _one_of(f"{prefix}model.memory", model.memory, MEMORIES)
+    for name in ("memory_size", "memory_layers", "memory_heads", "memory_steps"):
+        _at_least(f"{prefix}model.{name}", getattr(model, name), 1)
+    if model.memory == "none":
+        return
+    memory = f"{prefix}model.memory = {model.memory!r} with"
+    if not policy.training.supports.recurrent:
+        raise ConfigError(
+            f"{memory} {policy.algorithm}: expected an algorithm that can learn with a memory; "
+            "`policy-server algorithms` lists them. Leave model.memory out, or let "
+            "preprocessing.frame_stack show the last observations."
+        )
+    if model.memory == "attention" and model.memory_size % model.memory_heads:
+        raise ConfigError(
+            f"{memory} {prefix}model.memory_size = {model.memory_size} and "
+            f"{prefix}model.memory_heads = {model.memory_heads}: heads share the size equally, so "
+            "it must be a multiple of their number."
+        )
+    if model.custom is not None:
+        raise ConfigError(
+            f"{memory} {prefix}model.custom = {model.custom!r}: a network of your own has no "
+            "memory of ours; leave one of them out."
+        )
+    if model.precision != "float32":
+        raise ConfigError(
+            f"{memory} {prefix}model.precision = {model.precision!r}: expected 'float32' where "
+            "there is a memory."
         )
 
 

@@ -152,6 +152,7 @@ class Batch:
     masks: np.ndarray | None  # uint8 [T, B, W]; None where the policy has none
     final_obs: Leaves  # each [F, ...]: true final observations of truncated steps
     final_index: np.ndarray  # int64 [F, 2]: (t, b) of each of them
+    state: np.ndarray | None = None  # float32 [B, S], of the memory before row 0; None: no memory
 
     @property
     def steps(self) -> int:

@@ -112,7 +112,7 @@ class A2C:
         if c.normalize_advantages:
             advantages = normalized(advantages)
 
-        heads, values = self.network.train()(steps.obs[steps.rows])
+        heads, values = self.network.train()(steps.inputs(outlook))
         new = self._trained.distribution(heads, steps.mask)
         learned = Learned(steps.categories, steps.reals, advantages, returns)
         loss, terms = a2c_loss(new, values, learned, c, entropy_coeff)

@@ -41,7 +41,7 @@ from policy_server.algorithms.saved import (
     network_tensors,
 )
 from policy_server.algorithms.trained import TrainedPolicy, seeded
-from policy_server.algorithms.trajectories import Trajectories
+from policy_server.algorithms.trajectories import Outlook, Trajectories
 from policy_server.config import ModelConfig
 from policy_server.networks import PolicyNetwork, build_network
 from policy_server.stepwise import Steps, at_once
@@ -135,16 +135,16 @@ class APPO:
         lr = scheduled(c.lr_schedule, c.lr, env_steps)
         entropy_coeff = scheduled(c.entropy_coeff_schedule, c.entropy_coeff, env_steps)
         steps = Trajectories(batch, self.device, *self._rewards)
-        b_columns, metrics = self._prepare(steps)
+        outlook = steps.outlook(self.target)
+        b_columns, metrics = self._prepare(steps, outlook)
         yield
 
         reports: list[dict[str, torch.Tensor]] = []
         self.network.train()
         for _ in range(c.num_epochs):
-            order = torch.randperm(batch.steps, generator=self.generator).to(self.device)
-            for chosen in order.tensor_split(math.ceil(batch.steps / c.minibatch_size)):
-                rows, mask, *mb_columns = (column[chosen] for column in b_columns)
-                heads, values = self.network(steps.obs[rows])
+            for chosen, obs in steps.minibatches(outlook, c.minibatch_size, self.generator):
+                mask, *mb_columns = (column[chosen] for column in b_columns)
+                heads, values = self.network(obs)
                 new = self._trained.distribution(heads, mask)
                 mb = Minibatch(*mb_columns)
                 loss, terms = appo_loss(new, values, mb, c, entropy_coeff)
@@ -161,10 +161,11 @@ class APPO:
         check_finite("APPO", batch, metrics, self._trained.optimizer.weights)
         return metrics
 
-    def _prepare(self, steps: Trajectories) -> tuple[list[torch.Tensor], dict[str, float]]:
+    def _prepare(
+        self, steps: Trajectories, outlook: Outlook
+    ) -> tuple[list[torch.Tensor], dict[str, float]]:
         """Everything that stays the same during the update, one row per valid step."""
         c = self.config
-        outlook = steps.outlook(self.target)
         with torch.no_grad():
             old = self._trained.distribution(outlook.heads, steps.mask, self.target)
             target_logp = old.log_prob(steps.categories, steps.reals)
@@ -179,7 +180,7 @@ class APPO:
         if c.normalize_advantages:
             advantages = normalized(advantages)
         columns = [
-            steps.rows, steps.mask, steps.categories, steps.reals, steps.logp, target_logp,
+            steps.mask, steps.categories, steps.reals, steps.logp, target_logp,
             advantages, targets,
         ]  # fmt: skip
         return columns, {

@@ -19,6 +19,8 @@ class Futures(NamedTuple):
         obs: leaves `[N, ...]`.
         categories, reals, masks: `[N, K]`, `[N, D]`, `[N, W]`; W = 0 where there are no masks.
         returns: float32 `[N]`, discounted, the step's own reward included.
+        lengths: int64 `[E]`, steps of each episode (of what was seen of it), one after another.
+        state: float32 `[E, S]`, of the memory before the first of them; S = 0: there is none.
     """
 
     obs: Leaves
@@ -26,6 +28,8 @@ class Futures(NamedTuple):
     reals: np.ndarray
     masks: np.ndarray
     returns: np.ndarray
+    lengths: np.ndarray
+    state: np.ndarray
 
 
 class _Open:
@@ -33,11 +37,12 @@ class _Open:
 
     Attributes:
         next_t: number of the step that must come next.
+        state: of the memory before its first step.
         pieces: columns in the order of `Futures`, with rewards for returns.
     """
 
-    def __init__(self, episode: int, next_t: int):
-        self.episode, self.next_t, self.steps = episode, next_t, 0
+    def __init__(self, episode: int, next_t: int, state: np.ndarray):
+        self.episode, self.next_t, self.steps, self.state = episode, next_t, 0, state
         self.pieces: list[list[np.ndarray]] = []
 
     def add(self, piece: list[np.ndarray]) -> None:
@@ -80,7 +85,9 @@ class EpisodeAssembler:
             rewards,
         ]
         ended = batch.terminated | batch.truncated
+        states = np.zeros((len(batch.lengths), 0)) if batch.state is None else batch.state
         over: list[list[np.ndarray]] = []
+        begun: list[np.ndarray] = []
         for b, (lane, length) in enumerate(
             zip(batch.lanes.tolist(), batch.lengths.tolist(), strict=True)
         ):
@@ -89,9 +96,10 @@ class EpisodeAssembler:
                 if end == start:
                     continue
                 episode = int(batch.episodes[start, b])
-                one = self._continued(lane, episode, t)
+                one = self._continued(lane, episode, t, states[b] if start == 0 else states[b] * 0)
                 one.add([column[start:end, b].copy() for column in columns])
                 if ended[end - 1, b]:
+                    begun.append(one.state)
                     over.append(self._close(lane))
                 elif one.steps > LONGEST:
                     self._give_up(lane)
@@ -99,16 +107,19 @@ class EpisodeAssembler:
         if not over:
             return None
         joined = [np.concatenate(column) for column in zip(*over, strict=True)]
-        return Futures(tuple(joined[:-4]), *joined[-4:])
+        lengths = np.array([len(columns[-1]) for columns in over], np.int64)
+        categories, reals, masks, returns = joined[-4:]
+        obs = tuple(joined[:-4])
+        return Futures(obs, categories, reals, masks, returns, lengths, np.stack(begun))
 
-    def _continued(self, lane: int, episode: int, t: int) -> _Open:
+    def _continued(self, lane: int, episode: int, t: int, state: np.ndarray) -> _Open:
         """The lane's open episode, which goes on with step t; a new one if it does not."""
         one = self._open.get(lane)
         if one is not None and (one.episode, one.next_t) != (episode, t):
             self._give_up(lane)
             one = None
         if one is None:
-            one = self._open[lane] = _Open(episode, t)
+            one = self._open[lane] = _Open(episode, t, state.copy())
         return one
 
     def _give_up(self, lane: int) -> None:

@@ -115,7 +115,7 @@ class IMPALA:
         )  # fmt: skip
         advantages, targets = steps.by_step(traces.advantages), steps.by_step(traces.targets)
 
-        heads, values = self.network.train()(steps.obs[steps.rows])
+        heads, values = self.network.train()(steps.inputs(outlook))
         new = self._trained.distribution(heads, steps.mask)
         learned = Learned(steps.categories, steps.reals, advantages, targets)
         loss, terms = impala_loss(new, values, learned, c, entropy_coeff)

@@ -29,6 +29,7 @@ from policy_server.algorithms.ops.losses import normalized
 from policy_server.algorithms.ops.schedules import scheduled
 from policy_server.algorithms.pg_options import PGTraining
 from policy_server.algorithms.rewards import shaped
+from policy_server.algorithms.sequences import SequenceTable
 from policy_server.algorithms.trained import TrainedPolicy, seeded
 from policy_server.config import ModelConfig
 from policy_server.networks import PolicyNetwork, build_network
@@ -111,13 +112,22 @@ class PG:
         )
         if c.normalize_returns:
             returns = normalized(returns)
-        obs = ObservationRows(steps.obs, self.device)
-        rows = torch.arange(len(returns), device=self.device)
-        new = self._trained.distribution(self.network.train().policy(obs[rows]), mask)
+        new = self._trained.distribution(self._heads(steps), mask)
         loss, terms = pg_loss(new, categories, reals, returns, c.entropy_coeff)
         norm = self._trained.descend(loss, lr, c.grad_clip, c.grad_clip_by)
         terms |= {"total_loss": loss, "grad_norm": norm}
         return {name: value.item() for name, value in terms.items()} | {"lr": lr}
+
+    def _heads(self, steps: Futures) -> torch.Tensor:
+        """`[N, H]`; a memory goes through whole episodes."""
+        obs = ObservationRows(steps.obs, self.device)
+        network = self.network.train()
+        if not network.state_size:
+            return network.policy(obs[torch.arange(len(steps.returns), device=self.device)])
+        lengths, state = as_tensor(steps.lengths), as_tensor(steps.state).to(self.device)
+        episodes = SequenceTable(lengths.cumsum(0) - lengths, lengths, 1, state)
+        heads: torch.Tensor = network(episodes.read(obs.__getitem__)[1])[0]
+        return heads
 
     def state(self) -> PolicyState:
         """All that `load` needs to go on from here; steps whose episode is not over are lost."""

@@ -26,8 +26,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -52,7 +52,7 @@ from policy_server.algorithms.saved import (
     network_tensors,
 )
 from policy_server.algorithms.trained import seeded
-from policy_server.algorithms.trajectories import Trajectories
+from policy_server.algorithms.trajectories import Inputs, Outlook, Trajectories
 from policy_server.config import ModelConfig
 from policy_server.networks import PolicyNetwork, build_network
 from policy_server.stepwise import Steps, at_once
@@ -148,8 +148,9 @@ class PPO:
         self.optimizer = FlatAdam(self.network, config.adam_eps)
         self.generator = torch.Generator().manual_seed(seed)
         self.kl_coeff = config.kl_coeff if config.use_kl_loss else 0.0
-        # A network of the user's own may decide in Python what it does with a minibatch.
-        self.records = device.type == "cuda" and model.custom is None
+        # A network of the user's own may decide in Python what it does with a minibatch, and
+        # sequences have no fixed length.
+        self.records = device.type == "cuda" and model.custom is None and model.memory == "none"
         self._recorded: RecordedSteps | None = None
 
     def update(self, batch: Batch, env_steps: int) -> dict[str, float]:
@@ -165,20 +166,16 @@ class PPO:
         c = self.config
         lr = scheduled(c.lr_schedule, c.lr, env_steps)
         entropy_coeff = scheduled(c.entropy_coeff_schedule, c.entropy_coeff, env_steps)
-        obs, b_columns, metrics = self._prepare(batch)
+        steps, outlook, b_columns, metrics = self._prepare(batch)
         yield
 
-        steps = batch.steps
-        parts = math.ceil(steps / c.minibatch_size)
         reports: list[torch.Tensor] = []
         self.network.train()
-        step = self._step_on(obs, b_columns, Rates(lr, entropy_coeff, self.kl_coeff))
+        step = self._step_on(steps.obs, b_columns, Rates(lr, entropy_coeff, self.kl_coeff))
         for epoch in range(c.num_epochs):
-            order = torch.randperm(steps, generator=self.generator).to(self.device)
-            shuffled = [column.index_select(0, order) for column in b_columns]
             report = epoch == c.num_epochs - 1
-            for rows, *mb_columns in zip(*(c.tensor_split(parts) for c in shuffled), strict=True):
-                numbers = step(rows, mb_columns, report)
+            for asked, mb_columns in self._minibatches(steps, outlook, b_columns):
+                numbers = step(asked, mb_columns, report)
                 if report:
                     reports.append(numbers.clone())  # the next step may write over them
                 yield
@@ -189,10 +186,27 @@ class PPO:
         self.kl_coeff = adapted_kl_coeff(self.kl_coeff, metrics["kl"], c.kl_target)
         return metrics
 
+    def _minibatches(
+        self, steps: Trajectories, outlook: Outlook, columns: list[torch.Tensor]
+    ) -> Iterator[tuple[Any, Sequence[torch.Tensor]]]:
+        """All steps once, shuffled: rows of observations (or sequences) and the other columns."""
+        if outlook.sequences is not None:
+            size = self.config.minibatch_size
+            for chosen, asked in steps.minibatches(outlook, size, self.generator):
+                yield asked, [column.index_select(0, chosen) for column in columns[1:]]
+            return
+        order = torch.randperm(len(columns[0]), generator=self.generator).to(self.device)
+        shuffled = [column.index_select(0, order) for column in columns]
+        parts = math.ceil(len(order) / self.config.minibatch_size)
+        for rows, *rest in zip(*(c.tensor_split(parts) for c in shuffled), strict=True):
+            yield rows, rest
+
     def _step_on(
         self, obs: ObservationRows, columns: list[torch.Tensor], rates: Rates
-    ) -> Callable[[torch.Tensor, Sequence[torch.Tensor], bool], torch.Tensor]:
+    ) -> Callable[[Any, Sequence[torch.Tensor], bool], torch.Tensor]:
         """A function that makes one gradient step with a minibatch of this update."""
+        if self.network.state_size:
+            return lambda asked, mb, report: self._learn(asked, mb, None, rates, report)
         if not self.records:
             return lambda rows, mb, report: self._learn(obs[rows], mb, None, rates, report)
         c, rows, rest = self.config, columns[0], columns[1:]
@@ -210,7 +224,7 @@ class PPO:
 
     def _learn(
         self,
-        obs: tuple[torch.Tensor, ...],
+        obs: Inputs,
         columns: Sequence[torch.Tensor],
         weight: torch.Tensor | None,
         rates: Rates,
@@ -236,7 +250,7 @@ class PPO:
 
     def _prepare(
         self, batch: Batch
-    ) -> tuple[ObservationRows, list[torch.Tensor], dict[str, float]]:
+    ) -> tuple[Trajectories, Outlook, list[torch.Tensor], dict[str, float]]:
         """Everything that stays the same during the update, one row per valid step."""
         c = self.config
         steps = Trajectories(batch, self.device, self.reward_scale, self.reward_clip)
@@ -257,7 +271,7 @@ class PPO:
             steps.rows, steps.mask, packed, steps.categories, steps.reals, steps.logp,
             b_advantages, b_returns,
         ]  # fmt: skip
-        return steps.obs, columns, metrics
+        return steps, outlook, columns, metrics
 
     def _distribution(self, head: torch.Tensor, mask: torch.Tensor) -> ActionDistribution:
         return self.head.distribution(head, self.network.log_std, mask if mask.shape[1] else None)

@@ -19,7 +19,7 @@ class Supports:
     hybrid: choices and numbers at once.
     bounded: numbers need bounds on both sides.
     mask: choices may be masked.
-    recurrent: networks with a memory (`model.lstm`, `model.attention`).
+    recurrent: networks with a memory (`model.memory`).
     """
 
     discrete: bool = True

@@ -45,6 +45,7 @@ class Served(Protocol):
     layout: Any
     scale: Any
     sees_as_sent: bool
+    states: Any
 
     def see(
         self, columns: list[np.ndarray], slots: np.ndarray, first: np.ndarray, learn: bool
@@ -61,7 +62,12 @@ class Served(Protocol):
         policy_steps: int,
     ) -> Any: ...
     def log_prob(
-        self, obs: Leaves, mask: np.ndarray | None, categories: np.ndarray, reals: np.ndarray
+        self,
+        obs: Leaves,
+        mask: np.ndarray | None,
+        categories: np.ndarray,
+        reals: np.ndarray,
+        slots: np.ndarray,
     ) -> np.ndarray: ...
     def to_simulator(self, choice: Any) -> list[np.ndarray]: ...
     def lane_keys(self, *place: object, lanes: int) -> np.ndarray: ...
@@ -123,6 +129,7 @@ class PolicyDesk:
             served.layout.categories,
             served.layout.reals,
             served.layout.mask_width if spaces.mask else 0,
+            served.states.size,
         )
         self.store = UnrollStore(layout, batch_steps)
         self.collector = Collector(collection, self.store, self.accounts, batch_steps, off_policy)
@@ -272,7 +279,7 @@ class PolicyDesk:
         categories, actions = self.served.layout.from_leaves([column[told] for column in action])
         reals = self.served.scale.from_simulator(actions)
         obs, mask = self.store.pending_inputs(slots)
-        logp = self.served.log_prob(obs, mask, categories, reals)
+        logp = self.served.log_prob(obs, mask, categories, reals, slots)
         self.store.replace_action(slots, categories, reals, logp)
         # What the policy would never do (a masked option, say) nobody can learn from.
         self._interrupt(slots[~(logp > LEAST_LOG_PROB)])
@@ -360,7 +367,7 @@ class PolicyDesk:
             self.accounts.accepted += len(slots)
             self.store.begin(
                 slots, obs, categories, reals, logp, mask, self.version, self.ledger.number,
-                self.ledger.length,
+                self.ledger.length, self.served.states.before,
             )  # fmt: skip
 
     @property

@@ -44,6 +44,11 @@ class Executor(Protocol):
         """Leaves `[n, ...]` -> head float32 `[n, H]`."""
         ...
 
+    def step(self, obs: Leaves, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same for a network with a memory: states before, float32 `[n, S]` -> heads and the
+        states behind."""
+        ...
+
     @property
     def log_std(self) -> np.ndarray | None:
         """float32 `[D]`, or None where the head has it."""

@@ -50,6 +50,9 @@ class NumpyExecutor:
     def fits(plain: PlainPolicy) -> bool:
         return all(layer.activation in _ACTIVATIONS for layer in plain.layers)
 
+    def step(self, obs: Leaves, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        raise TypeError("a plain network has no memory")
+
     def vector(self, obs: Leaves) -> np.ndarray:
         if len(obs) == 1:
             return self._recipe[0].numpy(obs[0])

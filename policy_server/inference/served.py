@@ -15,6 +15,7 @@ from policy_server.config import InferenceConfig, PreprocessingConfig
 from policy_server.inference.choosers import make_chooser
 from policy_server.inference.executors import make_executor
 from policy_server.inference.few_rows import FEW
+from policy_server.inference.lane_states import LaneStates
 from policy_server.inference.noise import draw, lane_keys
 from policy_server.inference.preprocessing import Preprocessor
 from policy_server.inference.sampling import Choice, RealScale, Sampler
@@ -29,6 +30,7 @@ class ServedPolicy:
         learner_spaces: what the network sees and does, behind the preprocessing.
         columns: (shape, dtype) of each observation leaf as it is stored.
         sees_as_sent: `see` does nothing.
+        states: what the lanes remember, where the network has a memory.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class ServedPolicy:
             network = make_network(self.learner_spaces)
         self._executor = make_executor(network, self.learner_spaces.observation, inference)
         self._chooser = make_chooser(self.layout, acting)
-        self.sees_as_sent = self._preprocessor.nothing and not self._chooser.remembers
+        self.states = LaneStates(network.state_size)
+        self._remembers = self._chooser.remembers or self.states.size > 0
+        self.sees_as_sent = self._preprocessor.nothing and not self._remembers
 
     # -- lanes --------------------------------------------------------------------------------
 
@@ -65,6 +69,7 @@ class ServedPolicy:
     def add_lanes(self, lanes: int) -> None:
         """Room for lane numbers below `lanes`."""
         self._preprocessor.add_lanes(lanes)
+        self.states.add_lanes(lanes)
 
     # -- a tick -------------------------------------------------------------------------------
 
@@ -73,8 +78,9 @@ class ServedPolicy:
     ) -> Leaves:
         """Observations as sent `[n, ...]` -> as the policy sees and the store keeps them. `first`:
         bool[n], episodes begin with them."""
-        if self._chooser.remembers:
+        if self._remembers:
             self._chooser.begin(slots[first])
+            self.states.forget(slots[first])
         return self._preprocessor(columns, slots, first, learn)
 
     def peek(self, columns: list[np.ndarray], slots: np.ndarray) -> Leaves:
@@ -102,13 +108,27 @@ class ServedPolicy:
             x = executor.vector(obs)
             return executor.few.act(x, chooser, log_std, mask, slots, keys, draws, greedy)
         uniform = draw(slots, keys, draws, chooser.noise_width)
-        return chooser.choose(executor(obs), log_std, mask, uniform, greedy, policy_steps, slots)
+        if self.states.size:
+            head, states = executor.step(obs, self.states.take(slots))
+            self.states.put(slots, states)
+        else:
+            head = executor(obs)
+        return chooser.choose(head, log_std, mask, uniform, greedy, policy_steps, slots)
 
     def log_prob(
-        self, obs: Leaves, mask: np.ndarray | None, categories: np.ndarray, reals: np.ndarray
+        self,
+        obs: Leaves,
+        mask: np.ndarray | None,
+        categories: np.ndarray,
+        reals: np.ndarray,
+        slots: np.ndarray,
     ) -> np.ndarray:
-        """Of given actions under the present weights: float32[n]."""
-        head = self._executor(obs)
+        """Of given actions under the present weights, instead of those chosen last on the lanes
+        `slots`: float32[n]."""
+        if self.states.size:
+            head, _ = self._executor.step(obs, self.states.before[slots])
+        else:
+            head = self._executor(obs)
         return self._chooser.log_prob(head, self._executor.log_std, mask, categories, reals)
 
     def to_simulator(self, choice: Choice) -> list[np.ndarray]:

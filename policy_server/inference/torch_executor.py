@@ -36,6 +36,12 @@ class TorchExecutor:
         # A network of the user's may answer with a part of something larger.
         return np.ascontiguousarray(self.network.policy(tensors).float().cpu().numpy())
 
+    @torch.inference_mode()
+    def step(self, obs: Leaves, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        tensors = [torch.from_numpy(_own(leaf)).to(self.device) for leaf in obs]
+        heads, behind = self.network.step(tensors, torch.from_numpy(states).to(self.device))
+        return heads.float().cpu().numpy(), behind.cpu().numpy()
+
     @property
     def log_std(self) -> np.ndarray | None:
         return self._log_std

@@ -7,6 +7,7 @@ from policy_server.errors import ConfigError, UnsupportedSpaceError
 from policy_server.networks.custom import CustomNetwork
 from policy_server.networks.mlp import make_activation
 from policy_server.networks.policy import PolicyNetwork, StandardNetwork
+from policy_server.networks.recurrent import RecurrentNetwork
 from policy_server.types import ActionLayout, PolicySpaces
 
 
@@ -32,6 +33,8 @@ def build_network(spaces: PolicySpaces, model: ModelConfig) -> PolicyNetwork:
     if model.custom is not None:
         return CustomNetwork(spaces, model)
     _check(model)
+    if model.memory != "none":
+        return RecurrentNetwork(spaces, model)
     return StandardNetwork(spaces, model)
 
 

@@ -44,13 +44,20 @@ class ActingNetwork(nn.Module, ABC):
     Attributes:
         log_std: free log deviations of the reals, `[D]`; None where the head has them, or where
             there are none.
+        state_size: S, numbers of a lane's memory; 0: it has none.
     """
 
     log_std: torch.Tensor | None
+    state_size: int = 0
 
     @abstractmethod
     def policy(self, obs: Observations) -> torch.Tensor:
         """Heads, float32 `[n, H]`: what the actions are chosen from. Computes nothing else."""
+
+    def step(self, obs: Observations, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """With a memory, instead of `policy`: states `[n, S]` before the step -> heads `[n, H]` and
+        the states behind it."""
+        raise TypeError("a network without a memory has no steps")
 
     def policy_layers(self) -> PlainPolicy | None:
         """The way to the heads layer by layer, or None if it is more than that."""

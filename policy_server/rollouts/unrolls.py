@@ -37,16 +37,19 @@ class Unroll:
     first_version: int
     first_t: int
     finals: list[tuple[int, Leaves]] = field(default_factory=list)  # (t, true final observation)
+    state: np.ndarray | None = None  # of the memory before the first step
 
 
 @dataclass(frozen=True)
 class RowLayout:
-    """What one row holds. Shapes and dtypes of each observation leaf, K, D and mask width."""
+    """What one row holds: shapes and dtypes of each observation leaf, K, D and mask width; and S,
+    numbers of the memory that each unroll begins with."""
 
     observations: tuple[tuple[tuple[int, ...], np.dtype], ...]
     categories: int
     reals: int
     mask_width: int
+    state_size: int = 0
 
 
 def poison(array: np.ndarray) -> None:
@@ -69,6 +72,7 @@ class UnrollStore:
         base: int64[lanes], first row of the lane's block, or NONE.
         t: int64[lanes], complete steps in the lane's block.
         first_t: int64[lanes], number of the block's first step within its episode.
+        first_state: float32[lanes, S], of the memory before that step.
         pending: bool[lanes], the lane was sent an action whose outcome has not come yet. The
             step stands in row base + t if the lane records.
         finished: unrolls ready for a batch, oldest first.
@@ -81,6 +85,7 @@ class UnrollStore:
         self.base = np.full(lanes, NONE, np.int64)
         self.t = np.zeros(lanes, np.int64)
         self.first_t = np.zeros(lanes, np.int64)
+        self.first_state = np.zeros((lanes, layout.state_size), np.float32)
         self.pending = np.zeros(lanes, bool)
         self.finished: deque[Unroll] = deque()
         self.finished_steps = 0
@@ -145,6 +150,8 @@ class UnrollStore:
             self.base = np.concatenate([self.base, np.full(extra, NONE, np.int64)])
             self.t = np.concatenate([self.t, np.zeros(extra, np.int64)])
             self.first_t = np.concatenate([self.first_t, np.zeros(extra, np.int64)])
+            more = np.zeros((extra, self.layout.state_size), np.float32)
+            self.first_state = np.concatenate([self.first_state, more])
             self.pending = np.concatenate([self.pending, np.zeros(extra, bool)])
 
     # -- recording ------------------------------------------------------------------------------
@@ -160,11 +167,13 @@ class UnrollStore:
         version: int,
         episodes: np.ndarray,
         lengths: np.ndarray,
+        states: np.ndarray | None = None,
     ) -> None:
         """Steps whose action was just sent. Lanes without a block get one.
 
         Shapes: `lanes` int64[n], each lane once; `episodes` int64 by lane, and `lengths`, how many
-        steps of it came before; the other columns `[n, ...]`.
+        steps of it came before; `states`, float32 `[lanes, S]`, of the memory before the step, if
+        there is one; the other columns `[n, ...]`.
         """
         rows = np.empty(len(lanes), np.int64)
         while begin_steps(
@@ -173,6 +182,8 @@ class UnrollStore:
         ):  # fmt: skip
             without = lanes[self.base[lanes] == NONE]
             self.first_t[without] = lengths[without]
+            if states is not None:
+                self.first_state[without] = states[without]
             self._give_blocks(without)
         for column, leaf in zip(self.obs, obs, strict=True):
             column[rows] = leaf
@@ -285,7 +296,8 @@ class UnrollStore:
             finals = [final for final in finals if final[0] < length]
             version = int(self.versions[base])
             first_t = int(self.first_t[lane])
-            self.finished.append(Unroll(base, length, lane, version, first_t, finals))
+            state = self.first_state[lane].copy() if self.layout.state_size else None
+            self.finished.append(Unroll(base, length, lane, version, first_t, finals, state))
             self.finished_steps += length
             self.ever_finished += 1
         self.base[lanes] = NONE
@@ -359,6 +371,9 @@ class UnrollStore:
             final_index=np.array(
                 [(t, b) for b, unroll in enumerate(unrolls) for t, _ in unroll.finals], np.int64
             ).reshape(-1, 2),
+            state=np.stack([unroll.state for unroll in unrolls])  # type: ignore[misc]
+            if self.layout.state_size
+            else None,
         )
         if (lengths < steps).any():
             self._poison_padding(batch, steps)

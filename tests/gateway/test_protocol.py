@@ -355,7 +355,11 @@ def test_executed_actions_replace_what_was_sent(free):
     rows = store.base[slots]
     assert store.categories[rows, 0].tolist() == [told[0], done]
     again = free.desk.served.log_prob(
-        tuple(c[rows] for c in store.obs), None, store.categories[rows], store.reals[rows]
+        tuple(c[rows] for c in store.obs),
+        None,
+        store.categories[rows],
+        store.reals[rows],
+        np.array(slots),
     )
     np.testing.assert_allclose(store.logp[rows], again, rtol=1e-6)
 

@@ -104,7 +104,7 @@ def test_a_lane_draws_anew_each_time_and_the_same_from_the_same_seed():
 def test_log_probabilities_of_given_actions_are_those_of_the_draw():
     policy = served()
     choice = choose(policy, np.arange(N))
-    mine = policy.log_prob(OBS, MASK, choice.categories, choice.reals)
+    mine = policy.log_prob(OBS, MASK, choice.categories, choice.reals, np.arange(N))
     np.testing.assert_allclose(mine, choice.logp, rtol=1e-6, atol=1e-6)
 
 
@@ -123,8 +123,8 @@ def test_state_goes_on_elsewhere():
     policy, other = served(), served(seed=9)
     other.restore(policy.state())
     np.testing.assert_array_equal(other.weights(), policy.weights())
-    mine = policy.log_prob(OBS, None, np.zeros((N, 4), np.int64), np.zeros((N, 2), np.float32))
-    theirs = other.log_prob(OBS, None, np.zeros((N, 4), np.int64), np.zeros((N, 2), np.float32))
+    some = np.zeros((N, 4), np.int64), np.zeros((N, 2), np.float32), np.arange(N)
+    mine, theirs = policy.log_prob(OBS, None, *some), other.log_prob(OBS, None, *some)
     np.testing.assert_array_equal(theirs, mine)
 
 

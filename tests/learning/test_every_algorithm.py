@@ -20,6 +20,7 @@ class World(NamedTuple):
     solved: float
     unlearned: float
     mask: bool = False
+    memory: str = "none"
 
 
 WORLDS = {
@@ -31,6 +32,7 @@ WORLDS = {
         World("Switches", 14.5, 6.0),
         World("Nested", 14.5, 8.0),
         World("Masked", 13.5, 10.5, mask=True),
+        World("Echo", 13.5, 8.5, memory="lstm"),
     )
 }
 GRADIENT = {"gamma": 0.0, "lr": 1e-2, "train_batch_size": 256}
@@ -73,6 +75,7 @@ CASES = [
     if algorithms.training_class(name).supports.fits(
         ActionLayout(as_space(getattr(worlds, world)().action_space)), WORLDS[world].mask
     )
+    and (algorithms.training_class(name).supports.recurrent or WORLDS[world].memory == "none")
 ]
 
 
@@ -85,7 +88,7 @@ def greedy_return(name: str, world: World, **options: Any) -> float:
         .training(**(OPTIONS[name] | options))
         .server(seed=1)
         # Wider, the best mean is far outside of the bounds: what is clipped there pays 0.7.
-        .model(initial_log_std=-1.0)
+        .model(initial_log_std=-1.0, memory=world.memory, memory_size=32)
         .learners(threads=1, device="cpu")
         .inference(device="cpu")
     )
@@ -105,6 +108,16 @@ def test_every_algorithm_has_its_options() -> None:
 @pytest.mark.parametrize(("name", "world"), CASES)
 def test_it_is_solved(name: str, world: str) -> None:
     assert WORLDS[world].solved <= greedy_return(name, WORLDS[world]) <= worlds.EPISODE_STEPS
+
+
+def test_ppo_also_remembers_by_attention() -> None:
+    assert greedy_return("PPO", WORLDS["Echo"]._replace(memory="attention")) >= 13.5
+
+
+@pytest.mark.parametrize("name", [name for name, world in CASES if world == "Echo"])
+def test_nobody_remembers_without_a_memory(name: str) -> None:
+    world = WORLDS["Echo"]._replace(memory="none")
+    assert greedy_return(name, world) < world.unlearned
 
 
 @pytest.mark.parametrize("name", OPTIONS)

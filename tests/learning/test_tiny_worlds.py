@@ -1,4 +1,4 @@
-"""PPO solves worlds that need one feature each, and does not without it."""
+"""PPO in the world of masks: not without them, and over sockets and processes."""
 
 from __future__ import annotations
 
@@ -29,14 +29,7 @@ class Task(NamedTuple):
     mask: bool = False
 
 
-TASKS = [
-    Task("Hybrid", 20, 13.0, 6.0),
-    Task("Digits", 14, 15.0, 6.0),
-    Task("Switches", 14, 15.0, 6.0),
-    Task("Nested", 10, 15.0, 8.0),
-    Task("Masked", 14, 14.0, 10.5, mask=True),
-]
-MASKED = TASKS[-1]
+MASKED = Task("Masked", 14, 14.0, 10.5, mask=True)
 
 
 def config(task: Task, **training: Any) -> AlgorithmConfig:
@@ -69,16 +62,6 @@ def greedy_return(task: Task, in_process: bool = True, **training: Any) -> float
         assert result["accounting"]["trained"] >= task.updates * 512
         mean: float = algorithm.evaluate(32)["episode_return_mean"]
         return mean
-
-
-@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.world)
-def test_ppo_solves_it(task):
-    assert task.solved <= greedy_return(task) <= EPISODE_STEPS
-
-
-@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.world)
-def test_the_same_run_does_not_solve_it_without_learning(task):
-    assert greedy_return(task, lr=1e-9) < task.unlearned
 
 
 def test_nobody_solves_the_masked_world_without_its_mask():

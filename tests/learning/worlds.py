@@ -179,6 +179,25 @@ class Nested(World):
         return float(action == self._answer + 5)
 
 
+class Echo(World):
+    """Shows one of three symbols, and pays for the one that was shown a step before; whatever is
+    done at the first step is right. What is seen says nothing about the answer: without a memory
+    one in three is right."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space: Space[Any] = Discrete(3)
+        self.action_space: Space[Any] = Discrete(3)
+
+    def draw(self) -> int:
+        self._before = self._symbol if self._step else None
+        self._symbol = int(self.np_random.integers(3))
+        return self._symbol
+
+    def pay(self, action: int) -> float:
+        return float(self._before is None or action == self._before)
+
+
 class TwoCarts(ParallelEnv[str, np.ndarray, int]):
     """Two CartPoles that know nothing of each other. An agent whose pole fell leaves; the episode
     is over when both have left, or after 500 steps."""
@@ -233,5 +252,5 @@ def two_carts() -> TwoCarts:
     return TwoCarts()
 
 
-for _world in (Hybrid, Amounts, Digits, Masked, Switches, Nested):
+for _world in (Hybrid, Amounts, Digits, Masked, Switches, Nested, Echo):
     gymnasium.register(f"{_world.__name__}-v0", _world)

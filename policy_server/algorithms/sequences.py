@@ -1,0 +1,63 @@
+"""Steps as sequences that a network with a memory can be asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from policy_server.networks.recurrent import Sequences
+from policy_server.types import Batch
+
+
+class SequenceTable:
+    """M sequences of rows, each within one episode.
+
+    Attributes:
+        starts, lengths: int64 `[M]`, first row and how many.
+        stride: from a row to the next of the same sequence.
+        state: `[M, S]`, of the memory before the first row.
+    """
+
+    def __init__(
+        self, starts: torch.Tensor, lengths: torch.Tensor, stride: int, state: torch.Tensor
+    ):
+        self.starts, self.lengths, self.stride, self.state = starts, lengths, stride, state
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def read(
+        self,
+        obs_at: Callable[[torch.Tensor], tuple[torch.Tensor, ...]],
+        which: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, Sequences]:
+        """Some sequences (None: all) padded to the longest of them. `obs_at`: rows int64 `[n]` on
+        the state's device -> leaves. Returns the rows of their steps, int64 `[N]` in ascending
+        order on the CPU, and the sequences, with an answer for each of these rows."""
+        starts, lengths, state = self.starts, self.lengths, self.state
+        if which is not None:
+            starts, lengths, state = starts[which], lengths[which], state[which.to(state.device)]
+        step = torch.arange(int(lengths.max()))[:, None]  # [L, 1]
+        inside = step < lengths  # [L, M]
+        rows = torch.where(inside, starts + step * self.stride, starts).reshape(-1)
+        places = inside.reshape(-1).nonzero().squeeze(1)
+        order = rows[places].argsort()
+        places = places[order]
+        obs = obs_at(rows.to(state.device))
+        return rows[places], Sequences(obs, state, places.to(state.device))
+
+
+def pieces(batch: Batch, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the sequences of a batch begin: t and b, int64 `[M]` each, and their lengths. A new one
+    begins with each unroll, with each episode, and after `longest` steps."""
+    found: list[tuple[int, int, int]] = []
+    ended = batch.terminated | batch.truncated
+    for b, length in enumerate(batch.lengths.tolist()):
+        start = 0
+        for end in [*(np.flatnonzero(ended[:length, b]) + 1).tolist(), length]:
+            found += [(t, b, min(longest, end - t)) for t in range(start, end, longest)]
+            start = end
+    columns = np.array(found, np.int64).reshape(-1, 3)
+    return columns[:, 0], columns[:, 1], columns[:, 2]
