@@ -113,7 +113,7 @@ class Trajectories:
         unrolls on."""
         batch, (steps, lanes) = self._batch, self.shape
         assert batch.state is not None, "the gateway sends states where there is a memory"
-        state = as_tensor(batch.state).to(self.device)
+        state = as_tensor(batch.state).to(self.device, copy=True)
         lengths = as_tensor(batch.lengths)
         ended = self.terminated | self.truncated
         asked = torch.cat([self.valid, torch.zeros(1, lanes, dtype=torch.bool)]).reshape(-1)

@@ -49,29 +49,39 @@ def test_all_are_here() -> None:
     assert set(OPTIONS) == set(algorithms.names())
 
 
-def make(name: str, seed: int, **options: Any) -> Any:
+def make(name: str, seed: int, model: ModelConfig = MODEL, **options: Any) -> Any:
     training, page = algorithms.get(name)
     config = training(**(OPTIONS[name] | {"lr": 1e-2} | options))
-    return page(spaces(name), MODEL, config, seed=seed, device=torch.device("cpu"))
+    return page(spaces(name), model, config, seed=seed, device=torch.device("cpu"))
 
 
-def batches(name: str, n: int) -> list[Batch]:
+REMEMBERING = [name for name in OPTIONS if algorithms.training_class(name).supports.recurrent]
+MODELS = [(name, MODEL) for name in OPTIONS] + [
+    (name, dataclasses.replace(MODEL, memory=memory, memory_size=4, memory_steps=3))
+    for name in REMEMBERING
+    for memory in ("lstm", "attention")
+]
+
+
+def batches(name: str, n: int, state_size: int = 0) -> list[Batch]:
     torch.manual_seed(0)
     network = build_network(spaces(name), MODEL)
     made = [random_batch(network, spaces(name), 5, 4, seed) for seed in range(n)]
     # An episode number of its own for each, so that nothing looks like a gap.
     return [
         dataclasses.replace(
-            batch, episodes=1000 * i + np.cumsum(batch.terminated | batch.truncated, 0)
+            batch,
+            episodes=1000 * i + np.cumsum(batch.terminated | batch.truncated, 0),
+            state=np.zeros((4, state_size), np.float32) if state_size else None,
         )
         for i, batch in enumerate(made)
     ]
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_three_updates_and_three_elsewhere_are_six(name: str) -> None:
-    one, other = make(name, 0), make(name, 1)
-    played = batches(name, 6)
+@pytest.mark.parametrize(("name", "model"), MODELS)
+def test_three_updates_and_three_elsewhere_are_six(name: str, model: ModelConfig) -> None:
+    one, other = make(name, 0, model), make(name, 1, model)
+    played = batches(name, 6, one.network.state_size)
     for i, batch in enumerate(played[:3]):
         one.update(batch, 20 * i)
     if name == "PG":  # what waits for the end of its episode is lost, and the page says so

@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
-
 from policy_server import AlgorithmConfig, PPOConfig
 from tests.learning.worlds import EPISODE_STEPS
 
