@@ -284,7 +284,9 @@ class Gateway:
         wanting: dict[PolicyDesk, np.ndarray] = {}
         for desk, columns in checked:
             work = works[desk] = desk.look(columns)
-            if not columns.quiet or desk.any_wants(work.slots):
+            # What was executed instead is judged by what its lane remembers before it acts again.
+            settles = not columns.quiet or columns.executed is not None
+            if settles or desk.any_wants(work.slots):
                 desk.settle(work)
                 wants = desk.wants(work.slots)
                 if work.acting is not None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from policy_server import PPOConfig
 
 
-def config(lanes=4, **server):
+def config(lanes=4, memory="none", **server):
     return (
         PPOConfig()
         .environment("CartPole-v1")
         .simulators(num=1, lanes=lanes)
         .training(lr=1e-3, train_batch_size=200, minibatch_size=64, num_epochs=3)
         .preprocessing(normalize_observations=True)
+        .model(memory=memory)
         .server(**{"seed": 7, "bind": "tcp://127.0.0.1:*", **server})
     )
 

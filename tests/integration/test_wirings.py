@@ -54,20 +54,21 @@ def train(algorithm):
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
-    ("executor", "transport", "lanes"),
+    ("executor", "transport", "lanes", "memory"),
     [
-        ("numpy", "tcp", FEW // 2),  # in one compiled call
-        ("numpy", "ipc", FEW + 4),  # through BLAS
-        ("numpy", "local", FEW // 2),
-        ("torch", "tcp", FEW + 4),
-        ("torch", "ipc", FEW // 2),
+        ("numpy", "tcp", FEW // 2, "none"),  # in one compiled call
+        ("numpy", "ipc", FEW + 4, "none"),  # through BLAS
+        ("numpy", "local", FEW // 2, "none"),
+        ("torch", "tcp", FEW + 4, "none"),
+        ("torch", "ipc", FEW // 2, "none"),
+        ("torch", "ipc", FEW // 2, "lstm"),
     ],
 )
 def test_sockets_and_ray_give_the_same_bits_as_one_process(
-    tmp_path, ray, bind, executor, transport, lanes
+    tmp_path, ray, bind, executor, transport, lanes, memory
 ):
     door = {"bind": bind, "local_sockets": transport == "local"}
-    settings = config(lanes, **door).inference(device="cpu", executor=executor)
+    settings = config(lanes, memory, **door).inference(device="cpu", executor=executor)
     with settings.build(in_process=True) as local:
         mine = train(local)
         expected = tensors(local, tmp_path, "local")
