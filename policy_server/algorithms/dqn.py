@@ -30,7 +30,7 @@ from policy_server.algorithms.finite import check_finite
 from policy_server.algorithms.means import Means
 from policy_server.algorithms.ops.c51 import projected
 from policy_server.algorithms.optimizer import FlatAdam
-from policy_server.algorithms.replayed import Drawn, Replayed
+from policy_server.algorithms.replayed import Drawn, replayed_steps
 from policy_server.algorithms.saved import (
     generator_text,
     load_generator,
@@ -120,7 +120,7 @@ class DQN:
         self.network = seeded(lambda: self.make_network(spaces, model, config), seed, device)
         self.optimizer = FlatAdam(self.network, config.adam_eps)
         self.target = TargetNetwork(self.network, self.optimizer)
-        self.replayed = Replayed(config, device, seed, reward_scale, reward_clip)
+        self.replayed = replayed_steps(config, device, seed, reward_scale, reward_clip)
         self.means = Means()
         self.generator = torch.Generator().manual_seed(seed)
         self.network.redraw_noise(self.generator)
@@ -145,7 +145,7 @@ class DQN:
         check_finite("DQN", batch, metrics, self.optimizer.weights)
         return metrics
 
-    def _learn(self, drawn: Drawn) -> None:
+    def _learn(self, drawn: Drawn[Transitions]) -> None:
         """One gradient step."""
         c = self.config
         self.network.train().redraw_noise(self.generator)

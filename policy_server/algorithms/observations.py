@@ -18,11 +18,14 @@ class ObservationRows:
     """Observations by row number, in their storage dtype until they are asked for.
 
     Shapes: leaves `[R, ...]`; a row of step t in column b of a batch is t * B + b.
+
+    Attributes:
+        device: where they are.
     """
 
     def __init__(self, leaves: Leaves, device: torch.device):
         self._leaves = [as_tensor(leaf).to(device) for leaf in leaves]
-        self._device = device
+        self.device = device
         numbers = sum(math.prod(leaf.shape[1:]) for leaf in leaves)
         self._chunk = max(1, CHUNK_ELEMENTS // max(numbers, 256))
 
@@ -51,6 +54,6 @@ class ObservationRows:
     ) -> torch.Tensor:
         """`function` of all rows, chunk by chunk, without gradients."""
         if len(rows) == 0:
-            return torch.zeros(0, device=self._device)
+            return torch.zeros(0, device=self.device)
         with torch.no_grad():
             return torch.cat([function(chunk) for chunk in self.chunks(rows)])

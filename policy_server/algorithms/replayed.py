@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -16,22 +17,48 @@ from policy_server.replay.steps import StepBuffer, Transitions
 from policy_server.types import Batch
 
 
-class Drawn(NamedTuple):
-    """Steps to learn from.
+class Movable(Protocol):
+    """What can be brought to a device."""
+
+    def to(self, device: torch.device) -> Self: ...
+
+
+Item = TypeVar("Item", bound=Movable)
+
+
+class Buffer(Protocol):
+    """Where it is kept: `replay.steps.StepBuffer` or `replay.sequences.SequenceBuffer`."""
+
+    capacity: int
+    device: torch.device
+    inserted: int
+
+    @property
+    def items(self) -> int: ...
+    def insert(self, batch: Batch, rewards: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+    def steps_of(self, places: np.ndarray) -> int: ...
+    def drawable(self, places: np.ndarray) -> np.ndarray: ...
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]: ...
+    def load(self, tensors: dict[str, np.ndarray], data: dict[str, Any]) -> None: ...
+
+
+class Drawn(NamedTuple, Generic[Item]):
+    """What to learn from.
 
     Attributes:
-        places: int64[n], where they lie.
+        places: int64[n], where it lies.
+        steps: n steps, or sequences of them.
         weights: `[n]`, importance weights.
         target_is_due: the target network is to move with this gradient step.
     """
 
     places: np.ndarray
-    steps: Transitions
+    steps: Item
     weights: torch.Tensor
     target_is_due: bool
 
 
-class Replayed:
+class Replayed(Generic[Item]):
     """Keeps what comes, draws what is due.
 
     Attributes:
@@ -45,14 +72,20 @@ class Replayed:
         seed: int,
         reward_scale: float,
         reward_clip: float | None,
+        make_buffer: Callable[[torch.device], Any],
+        read: Callable[[Any, np.ndarray], Item],
+        steps_drawn: int,
     ):
+        """`make_buffer`: on a device; `read`: some places of it; `steps_drawn`: samples that one
+        gradient step counts as."""
         self._config, self._device = config, device
         self._rewards = (reward_scale, reward_clip)
+        self._make_buffer, self._read = make_buffer, read
         self._rng = np.random.default_rng(seed)
         self._limiter = RateLimiter(
             config.samples_per_insert,
             config.learning_starts,
-            config.train_batch_size,
+            steps_drawn,
             config.max_gradient_steps,
         )
         self._target_at = 0  # inserted steps when the target network moved last
@@ -62,18 +95,18 @@ class Replayed:
         """With nothing in it."""
         c = self._config
         home = self._device if c.replay_on_gpu else torch.device("cpu")
-        self.buffer = StepBuffer(c.buffer_size, home)
+        self.buffer: Buffer = self._make_buffer(home)
         self._draws: UniformDraws | PrioritizedDraws = UniformDraws(self.buffer, self._rng)
         if c.prioritized:
             self._draws = PrioritizedDraws(
                 self.buffer, self._rng, c.prioritized_alpha, c.prioritized_beta, c.prioritized_eps
             )
 
-    def due(self, batch: Batch) -> Iterator[Drawn]:
+    def due(self, batch: Batch) -> Iterator[Drawn[Item]]:
         """Takes a batch in; then draws for each gradient step that is due."""
         gone, new = self.buffer.insert(batch, shaped(batch.rewards, *self._rewards))
         self._draws.moved(gone, new)
-        for _ in range(self._limiter.insert(len(new))):
+        for _ in range(self._limiter.insert(self.buffer.steps_of(new))):
             yield self._draw()
 
     def _target_is_due(self) -> bool:
@@ -86,16 +119,16 @@ class Replayed:
             self._target_at = self._limiter.inserted
         return due
 
-    def _draw(self) -> Drawn:
+    def _draw(self) -> Drawn[Item]:
         c = self._config
         places, weights = self._draws.draw(c.train_batch_size)
-        steps = self.buffer.transitions(places, c.n_step, c.gamma)
+        steps = self._read(self.buffer, places)
         if self.buffer.device != self._device:
             steps = steps.to(self._device)
         weights_there = torch.from_numpy(weights).to(self._device)
         return Drawn(places, steps, weights_there, self._target_is_due())
 
-    def surprised(self, drawn: Drawn, errors: torch.Tensor) -> None:
+    def surprised(self, drawn: Drawn[Item], errors: torch.Tensor) -> None:
         """How wrong the learner was about each of them, `[n]`."""
         if isinstance(self._draws, PrioritizedDraws):
             numbers = errors.cpu().numpy()
@@ -105,7 +138,7 @@ class Replayed:
     @property
     def metrics(self) -> dict[str, float]:
         """For the operator."""
-        return {"replay_steps": float(self.buffer.steps), **self._limiter.metrics}
+        return {"replay_size": float(self.buffer.items), **self._limiter.metrics}
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Tensors and JSON. Without `save_replay` the buffer is not in it."""
@@ -142,3 +175,21 @@ class Replayed:
         self.buffer.load(mine, data["buffer"])
         if isinstance(self._draws, PrioritizedDraws) and "draws" in data:
             self._draws.load(mine, data["draws"])
+
+
+def replayed_steps(
+    config: ReplayTraining,
+    device: torch.device,
+    seed: int,
+    reward_scale: float,
+    reward_clip: float | None,
+) -> Replayed[Transitions]:
+    """The replay of single steps with n-step returns."""
+
+    def read(buffer: StepBuffer, places: np.ndarray) -> Transitions:
+        return buffer.transitions(places, config.n_step, config.gamma)
+
+    return Replayed(
+        config, device, seed, reward_scale, reward_clip,
+        functools.partial(StepBuffer, config.buffer_size), read, config.train_batch_size,
+    )  # fmt: skip

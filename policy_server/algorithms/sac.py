@@ -35,7 +35,7 @@ from policy_server.algorithms.finite import check_finite
 from policy_server.algorithms.means import Means
 from policy_server.algorithms.ops.squashed import Squashed
 from policy_server.algorithms.optimizer import FlatAdam
-from policy_server.algorithms.replayed import Drawn, Replayed
+from policy_server.algorithms.replayed import Drawn, replayed_steps
 from policy_server.algorithms.sac_options import LOG_STD_MAX, LOG_STD_MIN, SACTraining
 from policy_server.algorithms.saved import (
     generator_text,
@@ -165,7 +165,7 @@ class SAC:
             "adam": self.optimizer, "critics_adam": self._critics_optimizer,
             "alphas_adam": self._alphas_optimizer,
         }  # fmt: skip
-        self.replayed = Replayed(config, device, seed, reward_scale, reward_clip)
+        self.replayed = replayed_steps(config, device, seed, reward_scale, reward_clip)
         self.means = Means()
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -190,7 +190,7 @@ class SAC:
         check_finite("SAC", batch, metrics, torch.cat(weights))
         return metrics
 
-    def _learn_critics(self, drawn: Drawn) -> None:
+    def _learn_critics(self, drawn: Drawn[Transitions]) -> None:
         steps, c = drawn.steps, self.config
         with torch.no_grad():
             policy = self._policy(steps.next_obs, steps.next_mask)

@@ -7,7 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from policy_server.algorithms.observations import ObservationRows
+from policy_server.networks.policy import ActingNetwork
 from policy_server.networks.recurrent import Sequences
+from policy_server.networks.snapshot import as_tensor
 from policy_server.types import Batch
 
 
@@ -61,3 +64,24 @@ def pieces(batch: Batch, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
             start = end
     columns = np.array(found, np.int64).reshape(-1, 3)
     return columns[:, 0], columns[:, 1], columns[:, 2]
+
+
+@torch.no_grad()
+def states_before(
+    network: ActingNetwork, obs: ObservationRows, batch: Batch, t: np.ndarray, b: np.ndarray
+) -> np.ndarray:
+    """What the network would have in memory before steps t of columns b, int64 `[m]` each, with the
+    states that came with the unrolls: `[m, S]`."""
+    assert batch.state is not None, "the gateway sends states where there is a memory"
+    lanes = batch.rewards.shape[1]
+    rows = torch.from_numpy(t * lanes + b)
+    state = as_tensor(batch.state).to(obs.device, copy=True)
+    found = torch.zeros(len(t), state.shape[1], device=obs.device)
+    ended, valid = as_tensor(batch.terminated | batch.truncated), as_tensor(batch.valid)
+    for time in range(int(t.max()) + 1 if len(t) else 0):
+        asked = (rows // lanes == time).nonzero().squeeze(1)
+        found[asked] = state[rows[asked] % lanes]
+        active = valid[time].nonzero().squeeze(1)
+        _, state[active] = network.step(obs[(time * lanes + active).to(obs.device)], state[active])
+        state[ended[time] & valid[time]] = 0.0
+    return found.cpu().numpy()

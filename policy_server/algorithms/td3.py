@@ -27,7 +27,7 @@ import torch
 from policy_server.algorithms.finite import check_finite
 from policy_server.algorithms.means import Means
 from policy_server.algorithms.optimizer import FlatAdam
-from policy_server.algorithms.replayed import Drawn, Replayed
+from policy_server.algorithms.replayed import Drawn, replayed_steps
 from policy_server.algorithms.saved import (
     generator_text,
     load_generator,
@@ -137,7 +137,7 @@ class TD3:
             "target_critics": self.target_critics.network,
         }  # fmt: skip
         self._optimizers = {"adam": self.optimizer, "critics_adam": self._critics_optimizer}
-        self.replayed = Replayed(config, device, seed, reward_scale, reward_clip)
+        self.replayed = replayed_steps(config, device, seed, reward_scale, reward_clip)
         self.means = Means()
         self.generator = torch.Generator().manual_seed(seed)
         self._gradient_steps = 0
@@ -154,7 +154,7 @@ class TD3:
 
     def update_in_steps(self, batch: Batch, env_steps: int) -> Steps[dict[str, float]]:
         """The same with a pause after each gradient step. Any thread may take any step."""
-        last: Drawn | None = None
+        last: Drawn[Transitions] | None = None
         for last in self.replayed.due(batch):
             self._learn(last)
             yield
@@ -165,7 +165,7 @@ class TD3:
         check_finite(type(self).__name__, batch, metrics, torch.cat(weights))
         return metrics
 
-    def _learn(self, drawn: Drawn) -> None:
+    def _learn(self, drawn: Drawn[Transitions]) -> None:
         """One gradient step."""
         c, steps = self.config, drawn.steps
         noise = torch.randn(steps.reals.shape, generator=self.generator).to(self.device)

@@ -6,18 +6,34 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from policy_server.replay.steps import StepBuffer
 from policy_server.replay.sum_tree import SumTree
 
 TRIES = 100
 """Rounds of drawing again what cannot be learned from yet."""
 
 
+class Drawable(Protocol):
+    """What places are drawn of.
+
+    Attributes:
+        capacity: places there are.
+        inserted: rows ever written; number i lies in place i % capacity.
+        items: places that can be drawn, all in all.
+    """
+
+    capacity: int
+    inserted: int
+
+    @property
+    def items(self) -> int: ...
+    def drawable(self, places: np.ndarray) -> np.ndarray: ...
+
+
 class Draws(Protocol):
     """Draws places of a buffer."""
 
     def moved(self, gone: np.ndarray, new: np.ndarray) -> None:
-        """`StepBuffer.insert` has just said so."""
+        """`insert` of the buffer has just said so."""
         ...
 
     def draw(self, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -30,9 +46,9 @@ class Draws(Protocol):
 
 
 class UniformDraws:
-    """Every step alike, with replacement."""
+    """Everything alike, with replacement."""
 
-    def __init__(self, buffer: StepBuffer, rng: np.random.Generator):
+    def __init__(self, buffer: Drawable, rng: np.random.Generator):
         self._buffer, self._rng = buffer, rng
 
     def moved(self, gone: np.ndarray, new: np.ndarray) -> None:
@@ -49,8 +65,8 @@ class UniformDraws:
 
 
 class PrioritizedDraws:
-    """Each step with probability p_i^alpha / sum p^alpha, p_i = |error| + eps, or the largest p so
-    far for a step that was never drawn; weights (N P(i))^-beta, divided by the largest of a draw.
+    """Each with probability p_i^alpha / sum p^alpha, p_i = |error| + eps, or the largest p so
+    far for what was never drawn; weights (N P(i))^-beta, divided by the largest of a draw.
 
     Source: Schaul et al., https://arxiv.org/abs/1511.05952, section 3.
 
@@ -59,7 +75,7 @@ class PrioritizedDraws:
     """
 
     def __init__(
-        self, buffer: StepBuffer, rng: np.random.Generator, alpha: float, beta: float, eps: float
+        self, buffer: Drawable, rng: np.random.Generator, alpha: float, beta: float, eps: float
     ):
         self._buffer, self._rng = buffer, rng
         self._alpha, self.beta, self._eps = alpha, beta, eps
@@ -73,7 +89,7 @@ class PrioritizedDraws:
     def draw(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         places = _until_drawable(self._buffer, n, lambda k: self._tree.draw(k, self._rng))
         share = self._tree[places] / self._tree.total
-        weights = (self._buffer.steps * share) ** -self.beta
+        weights = (self._buffer.items * share) ** -self.beta
         return places, (weights / weights.max()).astype(np.float32)
 
     def surprised(self, places: np.ndarray, errors: np.ndarray) -> None:
@@ -91,7 +107,7 @@ class PrioritizedDraws:
         self._largest = float(data["largest"])
 
 
-def _until_drawable(buffer: StepBuffer, n: int, draw: Any) -> np.ndarray:
+def _until_drawable(buffer: Drawable, n: int, draw: Any) -> np.ndarray:
     """n places that can be learned from; those that cannot are drawn again."""
     places: np.ndarray = draw(n)
     for _ in range(TRIES):
@@ -100,6 +116,6 @@ def _until_drawable(buffer: StepBuffer, n: int, draw: Any) -> np.ndarray:
             return places
         places[wrong] = draw(len(wrong))
     raise RuntimeError(
-        f"replay: expected steps to learn from, got none in {TRIES} rounds: of {buffer.steps} steps "
+        f"replay: expected something to learn from, got none in {TRIES} rounds: of {buffer.items} "
         "nearly all bootstrap from an observation whose action mask is not known."
     )

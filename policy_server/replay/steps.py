@@ -180,6 +180,15 @@ class StepBuffer:
 
     # -- reading ---------------------------------------------------------------------------------
 
+    @property
+    def items(self) -> int:
+        """What can be drawn, all in all."""
+        return self.steps
+
+    def steps_of(self, places: np.ndarray) -> int:
+        """How many steps lie in these places of steps."""
+        return len(places)
+
     def drawable(self, places: np.ndarray) -> np.ndarray:
         """bool[n]: which of these can be learned from. Where actions are masked, a step that
         bootstraps from an observation whose mask nobody knows cannot."""

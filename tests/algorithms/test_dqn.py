@@ -195,7 +195,7 @@ def test_nothing_is_learned_before_it_starts_and_then_as_often_as_asked() -> Non
     assert "total_loss" not in dqn.update(batch(0), 0)
     for i in range(1, 10):
         metrics = dqn.update(batch(i), 20 * i)
-    assert metrics["replay_steps"] == 200
+    assert metrics["replay_size"] == 200
     assert metrics["samples_per_insert"] == pytest.approx(4.0, rel=0.02)
 
 

@@ -34,6 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "PPO": {"minibatch_size": 8, "num_epochs": 2},
     "APPO": {"minibatch_size": 8, "num_epochs": 2, "target_update_frequency": 2},
     "DQN": REPLAY, "Rainbow": {**REPLAY, "num_atoms": 5},
+    "R2D2": {**REPLAY, "sequence_length": 3, "burn_in": 2},
     "DDPG": {**ACTOR_CRITIC, "parameter_noise": 0.1}, "TD3": ACTOR_CRITIC, "SAC": ACTOR_CRITIC,
     "TQC": {**ACTOR_CRITIC, "quantiles": 5},
 }  # fmt: skip
@@ -101,16 +102,23 @@ def test_updates_change_the_network_that_acts(name: str) -> None:
     made = make(name, 0)
     with torch.no_grad():
         obs = (torch.randn(5, 3),)
-        before = made.network.policy(obs).clone()
-        for i, batch in enumerate(batches(name, 3)):
+        before = heads(made.network, obs).clone()
+        for i, batch in enumerate(batches(name, 3, made.network.state_size)):
             with torch.enable_grad():
                 metrics = made.update(batch, 20 * i)
         assert all(isinstance(value, float) for value in metrics.values())
-        assert not torch.equal(made.network.policy(obs), before)
+        assert not torch.equal(heads(made.network, obs), before)
+
+
+def heads(network: Any, obs: tuple[torch.Tensor]) -> torch.Tensor:
+    """What the network says of each observation by itself."""
+    if not network.state_size:
+        return network.policy(obs)
+    return network.step(obs, torch.zeros(len(obs[0]), network.state_size))[0]
 
 
 def update_often(name: str, made: Any) -> None:
-    for i, batch in enumerate(batches(name, 6)):
+    for i, batch in enumerate(batches(name, 6, made.network.state_size)):
         made.update(batch, 20 * i)
 
 
