@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from policy_server.algorithm import Algorithm
+    from policy_server.algorithms import register_loss
     from policy_server.builder import (
         A2CConfig,
         AlgorithmConfig,
@@ -58,6 +59,7 @@ __all__ = [
     "Settings",
     "SimulatorError",
     "UnsupportedSpaceError",
+    "register_loss",
 ]
 
 # Resolved on first use, so that `import policy_server` costs nothing and needs no extra.
@@ -73,6 +75,7 @@ _HOMES = {
     "RainbowConfig": "builder",
     "Callbacks": "callbacks",
     "Settings": "settings",
+    "register_loss": "algorithms",
 }
 
 

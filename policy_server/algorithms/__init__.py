@@ -18,19 +18,22 @@ an update takes, and how the policy acts.
 - `state() -> PolicyState` and `load(state)`: all that is needed to go on elsewhere.
 
 `algorithms.ppo` shows one. An algorithm from outside this package is named "module:Algorithm",
-with its options as `Algorithm.Training`; or it is registered under a name of its own.
+with its options as `Algorithm.Training`; or it is registered under a name of its own. "module:loss"
+names one of which only the loss is somebody's own (`own_loss`).
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import types
+from collections.abc import Callable
 from typing import Any
 
 from policy_server.algorithms.training import Training
 from policy_server.errors import ConfigError
 
-__all__ = ["Training", "get", "names", "register", "registered", "training_class"]
+__all__ = ["Training", "get", "names", "register", "register_loss", "registered", "training_class"]
 
 _PAGES: dict[str, tuple[str | type, str | type]] = {
     "PG": (f"{__name__}.pg_options:PGTraining", f"{__name__}.pg:PG"),
@@ -73,6 +76,28 @@ def register(name: str, training: str | type, algorithm: str | type) -> None:
             f"Algorithm {name!r} is registered already, as {known[1]}: choose another name."
         )
     _PAGES[name] = (training, algorithm)
+
+
+def register_loss(
+    name: str, loss: str | Callable[..., Any], training: str | type | None = None
+) -> None:
+    """Makes an algorithm of which only the loss is your own available under `name`.
+
+    Args:
+        name: what `get` will find it by.
+        loss: a function (policy, model, distribution, train_batch) -> scalar, as in
+            `own_loss`, or "module:function".
+        training: its options, if they are more than `own_loss_options.OwnLossTraining`: a class
+            derived from that, or "module:Class".
+
+    Raises:
+        ConfigError: the name is taken by something else.
+    """
+    if not isinstance(loss, str):
+        from policy_server.algorithms.own_loss import page_of
+
+        loss = page_of(loss)
+    register(name, training or f"{__name__}.own_loss_options:OwnLossTraining", loss)
 
 
 def get(name: str) -> tuple[type[Any], type[Any]]:
@@ -167,6 +192,10 @@ def _resolve(entry: str | type) -> type[Any]:
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"algorithm: {entry!r} cannot be imported: {error}.") from error
+    if isinstance(found, types.FunctionType):
+        from policy_server.algorithms.own_loss import page_of
+
+        return page_of(found)
     if not isinstance(found, type):
-        raise ConfigError(f"algorithm: expected {entry!r} to be a class, got {found!r}.")
+        raise ConfigError(f"algorithm: expected {entry!r} to be a class or a loss, got {found!r}.")
     return found

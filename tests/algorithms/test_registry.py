@@ -39,7 +39,7 @@ def test_users_register_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"no\.such\.module:A.*cannot be imported"):
         algorithms.get("Gone")
     algorithms.register("NoClass", "math:pi", "math:pi")
-    with pytest.raises(ConfigError, match="to be a class"):
+    with pytest.raises(ConfigError, match="to be a class or a loss"):
         algorithms.get("NoClass")
 
 
