@@ -37,7 +37,7 @@ class Supports:
             "Discrete": self.discrete,
             "MultiDiscrete": self.several,
             "Box (bounded)" if self.bounded else "Box": self.continuous,
-            "both at once": self.hybrid,
+            "both at once" if self.several else "one of each at once": self.hybrid,
         }
         return ", ".join(kind for kind, can in kinds.items() if can)
 
@@ -51,7 +51,7 @@ class Supports:
 
     def _kind_fits(self, layout: ActionLayout) -> bool:
         if layout.categories and layout.reals:
-            return self.hybrid
+            return self.hybrid and (self.several or layout.categories == 1)
         if layout.reals:
             return self.continuous
         return self.several if layout.categories > 1 else self.discrete
