@@ -75,6 +75,8 @@ class ModelConfig:
         share_layers: policy and value share all hidden layers as well.
         free_log_std: one learned log deviation per action, not a function of the observation.
         initial_log_std: where it begins.
+        autoregressive: of an action of several parts, each depends on the choices before it;
+            otherwise they are independent of one another, given the observation.
         precision: of everything in front of the heads: "float32" or "bfloat16", which is meant
             for convolutions on a GPU. Weights, heads and log-probabilities stay in float32. Not
             for custom networks, which choose by themselves.
@@ -98,6 +100,7 @@ class ModelConfig:
     share_layers: bool = False
     free_log_std: bool = True
     initial_log_std: float = 0.0
+    autoregressive: bool = False
     precision: str = "float32"
     memory: str = "none"
     memory_size: int = 64

@@ -163,6 +163,7 @@ def _check_learning(prefix: str, policy: Settings | PolicySettings) -> None:
         _above_zero(f"{prefix}preprocessing.reward_clip", preprocessing.reward_clip, True)
     if preprocessing.storage_dtype is not None:
         _one_of(f"{prefix}preprocessing.storage_dtype", preprocessing.storage_dtype, STORAGE_DTYPES)
+    policy.training.supports.check_model(policy.algorithm, model, prefix)
     batch = getattr(policy.training, "train_batch_size", None)
     minibatch = getattr(policy.training, "minibatch_size", None)
     if batch is not None and minibatch is not None and minibatch > batch:

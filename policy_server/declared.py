@@ -6,7 +6,6 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Any
 
-from policy_server.algorithms.supports import Supports
 from policy_server.settings import Settings
 from policy_server.types import PolicySpaces
 from sim_clients.columns import Group
@@ -21,7 +20,7 @@ def check_declared(settings: Settings) -> None:
         UnsupportedSpaceError: an algorithm cannot work with what its policy would see or do.
     """
     policies = {name: settings.policy_settings(name) for name in settings.multi_agent.policies}
-    if all(own.training.supports == Supports() for own in policies.values()):
+    if all(own.training.supports.any_space for own in policies.values()):
         return
     for name, group in _declared(settings).items():
         policy = next(

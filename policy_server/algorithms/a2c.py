@@ -113,7 +113,7 @@ class A2C:
             advantages = normalized(advantages)
 
         heads, values = self.network.train()(steps.inputs(outlook))
-        new = self._trained.distribution(heads, steps.mask)
+        new = self._trained.distribution(heads, steps.mask, steps.categories)
         learned = Learned(steps.categories, steps.reals, advantages, returns)
         loss, terms = a2c_loss(new, values, learned, c, entropy_coeff)
         norm = self._trained.descend(loss, lr, c.grad_clip, c.grad_clip_by)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policy_server.algorithms.options import CLIPPINGS, Options, Schedule
+from policy_server.algorithms.supports import Supports
 from policy_server.algorithms.training import Training
 
 
@@ -48,6 +49,7 @@ class A2CTraining(Training):
     adam_eps: float = 1e-5
 
     title: ClassVar[str] = "advantage actor-critic"
+    supports: ClassVar[Supports] = Supports(heads=True)
 
     def __post_init__(self) -> None:
         options = Options(self)

@@ -144,9 +144,9 @@ class APPO:
         for _ in range(c.num_epochs):
             for chosen, obs in steps.minibatches(outlook, c.minibatch_size, self.generator):
                 mask, *mb_columns = (column[chosen] for column in b_columns)
-                heads, values = self.network(obs)
-                new = self._trained.distribution(heads, mask)
                 mb = Minibatch(*mb_columns)
+                heads, values = self.network(obs)
+                new = self._trained.distribution(heads, mask, mb.categories)
                 loss, terms = appo_loss(new, values, mb, c, entropy_coeff)
                 norm = self._trained.descend(loss, lr, c.grad_clip, c.grad_clip_by)
                 reports.append(terms | {"total_loss": loss.detach(), "grad_norm": norm})
@@ -167,7 +167,9 @@ class APPO:
         """Everything that stays the same during the update, one row per valid step."""
         c = self.config
         with torch.no_grad():
-            old = self._trained.distribution(outlook.heads, steps.mask, self.target)
+            old = self._trained.distribution(
+                outlook.heads, steps.mask, steps.categories, self.target
+            )
             target_logp = old.log_prob(steps.categories, steps.reals)
             log_ratio = target_logp - steps.logp
         traces = vtrace(

@@ -106,7 +106,7 @@ class IMPALA:
         steps = Trajectories(batch, self.device, *self._rewards)
         outlook = steps.outlook(self.network.eval())
         with torch.no_grad():
-            now = self._trained.distribution(outlook.heads, steps.mask)
+            now = self._trained.distribution(outlook.heads, steps.mask, steps.categories)
             log_ratio = now.log_prob(steps.categories, steps.reals) - steps.logp
         traces = vtrace(
             steps.by_time(log_ratio), steps.rewards, outlook.values, outlook.final_values,
@@ -116,7 +116,7 @@ class IMPALA:
         advantages, targets = steps.by_step(traces.advantages), steps.by_step(traces.targets)
 
         heads, values = self.network.train()(steps.inputs(outlook))
-        new = self._trained.distribution(heads, steps.mask)
+        new = self._trained.distribution(heads, steps.mask, steps.categories)
         learned = Learned(steps.categories, steps.reals, advantages, targets)
         loss, terms = impala_loss(new, values, learned, c, entropy_coeff)
         norm = self._trained.descend(loss, lr, c.grad_clip, c.grad_clip_by)

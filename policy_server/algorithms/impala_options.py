@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policy_server.algorithms.options import CLIPPINGS, Options, Schedule
+from policy_server.algorithms.supports import Supports
 from policy_server.algorithms.training import Training
 
 
@@ -52,6 +53,7 @@ class IMPALATraining(Training):
     adam_eps: float = 1e-5
 
     title: ClassVar[str] = "V-trace actor-critic"
+    supports: ClassVar[Supports] = Supports(heads=True)
     mode: ClassVar[str] = "async"
 
     def __post_init__(self) -> None:

@@ -112,7 +112,7 @@ class PG:
         )
         if c.normalize_returns:
             returns = normalized(returns)
-        new = self._trained.distribution(self._heads(steps), mask)
+        new = self._trained.distribution(self._heads(steps), mask, categories)
         loss, terms = pg_loss(new, categories, reals, returns, c.entropy_coeff)
         norm = self._trained.descend(loss, lr, c.grad_clip, c.grad_clip_by)
         terms |= {"total_loss": loss, "grad_norm": norm}

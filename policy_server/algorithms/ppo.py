@@ -33,8 +33,9 @@ import torch
 
 from policy_server.algorithms.finite import check_finite
 from policy_server.algorithms.observations import ObservationRows
-from policy_server.algorithms.ops.distributions import ActionDistribution, HeadLayout
+from policy_server.algorithms.ops.distributions import ActionDistribution
 from policy_server.algorithms.ops.gae import explained_variance
+from policy_server.algorithms.ops.heads import make_heads
 from policy_server.algorithms.ops.losses import (
     adapted_kl_coeff,
     clipped_squared_error,
@@ -144,7 +145,7 @@ class PPO:
         self.device = device
         self.reward_scale, self.reward_clip = reward_scale, reward_clip
         self.network = seeded(lambda: self.make_network(spaces, model, config), seed, device)
-        self.head = HeadLayout(ActionLayout(spaces.action), device)
+        self.heads = make_heads(self.network, ActionLayout(spaces.action), device)
         self.optimizer = FlatAdam(self.network, config.adam_eps)
         self.generator = torch.Generator().manual_seed(seed)
         self.kl_coeff = config.kl_coeff if config.use_kl_loss else 0.0
@@ -233,10 +234,10 @@ class PPO:
         """One gradient step; the report, if there is to be one."""
         c = self.config
         mask, old, categories, reals, logp, advantages, returns = columns
-        old_policy = self.head.unpack(old)
+        old_policy = self.heads.unpack(old)
         mb = Minibatch(categories, reals, logp, advantages, returns, old_policy, weight)
         head, values = self.network(obs)
-        new = self._distribution(head, mask)
+        new = self.heads.distribution(self.network, head, mask, categories)
         loss, terms = ppo_loss(
             new, values, mb, c, entropy_coeff=rates.entropy_coeff, kl_coeff=rates.kl_coeff
         )
@@ -257,7 +258,7 @@ class PPO:
         outlook = steps.outlook(self.network.eval())
         b_advantages, b_returns = steps.advantages(outlook, c.gamma, c.lambda_)
         with torch.no_grad():
-            old = self._distribution(outlook.heads, steps.mask)
+            old = self.heads.distribution(self.network, outlook.heads, steps.mask, steps.categories)
             ratio = old.log_prob(steps.categories, steps.reals) - steps.logp
             values = steps.by_step(outlook.values[:-1])
             metrics = {
@@ -266,15 +267,12 @@ class PPO:
             }
             if c.normalize_advantages:
                 b_advantages = normalized(b_advantages)
-            packed = self.head.pack(old)
+            packed = self.heads.pack(old)
         columns = [
             steps.rows, steps.mask, packed, steps.categories, steps.reals, steps.logp,
             b_advantages, b_returns,
         ]  # fmt: skip
         return steps, outlook, columns, metrics
-
-    def _distribution(self, head: torch.Tensor, mask: torch.Tensor) -> ActionDistribution:
-        return self.head.distribution(head, self.network.log_std, mask if mask.shape[1] else None)
 
     def _report(
         self, loss: torch.Tensor, terms: Terms, new: ActionDistribution, mb: Minibatch

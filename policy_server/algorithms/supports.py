@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from policy_server.errors import UnsupportedSpaceError
+from policy_server.config import ModelConfig
+from policy_server.errors import ConfigError, UnsupportedSpaceError
 from policy_server.types import ActionLayout, PolicySpaces
 
 
@@ -20,6 +21,7 @@ class Supports:
     bounded: numbers need bounds on both sides.
     mask: choices may be masked.
     recurrent: networks with a memory (`model.memory`).
+    heads: heads of another kind than the plain ones (`model.autoregressive`).
     """
 
     discrete: bool = True
@@ -29,6 +31,13 @@ class Supports:
     bounded: bool = False
     mask: bool = True
     recurrent: bool = True
+    heads: bool = False
+
+    @property
+    def any_space(self) -> bool:
+        """No space can be refused."""
+        kinds = (self.discrete, self.several, self.continuous, self.hybrid, self.mask)
+        return all(kinds) and not self.bounded
 
     @property
     def actions(self) -> str:
@@ -75,6 +84,19 @@ class Supports:
             raise UnsupportedSpaceError(
                 f"{algorithm}: expected a Box with finite bounds on both sides for actions, got "
                 f"{spaces.action}: give the simulator's action space its bounds."
+            )
+
+    def check_model(self, algorithm: str, model: ModelConfig, prefix: str = "") -> None:
+        """`prefix`: of the path of these settings.
+
+        Raises:
+            ConfigError: the algorithm has no use for something that is asked for.
+        """
+        if model.autoregressive and not self.heads:
+            raise ConfigError(
+                f"{prefix}model.autoregressive = true with algorithm {algorithm!r}: expected an "
+                "algorithm that draws its actions from a distribution over them, such as PPO; "
+                "leave it out, or choose another algorithm."
             )
 
 

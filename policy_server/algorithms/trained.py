@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from policy_server.algorithms.ops.distributions import ActionDistribution, HeadLayout
+from policy_server.algorithms.ops.distributions import ActionDistribution
+from policy_server.algorithms.ops.heads import make_heads
 from policy_server.algorithms.optimizer import FlatAdam
 from policy_server.algorithms.saved import load_network, network_tensors
 from policy_server.networks import PolicyNetwork
@@ -51,15 +52,18 @@ class TrainedPolicy:
     ):
         self.network = network
         self.optimizer = FlatAdam(network, eps)
-        self._head = HeadLayout(ActionLayout(spaces.action), device)
+        self._heads = make_heads(network, ActionLayout(spaces.action), device)
 
     def distribution(
-        self, heads: torch.Tensor, mask: torch.Tensor, network: PolicyNetwork | None = None
+        self,
+        heads: torch.Tensor,
+        mask: torch.Tensor,
+        categories: torch.Tensor,
+        network: PolicyNetwork | None = None,
     ) -> ActionDistribution:
-        """What heads `[N, H]` mean under masks `[N, W]`; W = 0 where there are none. `network`:
-        whose heads they are, if another's."""
-        log_std = (network or self.network).log_std
-        return self._head.distribution(heads, log_std, mask if mask.shape[1] else None)
+        """What heads `[N, H]` say of actions with these categories `[N, K]` under masks `[N, W]`;
+        W = 0 where there are none. `network`: whose heads they are, if another's."""
+        return self._heads.distribution(network or self.network, heads, mask, categories)
 
     def descend(
         self, loss: torch.Tensor, lr: float, clip: float | None, clip_by: str = "global_norm"

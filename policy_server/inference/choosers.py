@@ -9,11 +9,19 @@ from typing import Protocol
 
 import numpy as np
 
-from policy_server.acting import Acting, EpsilonGreedy, NoisyActions, SquashedGaussian
+from policy_server.acting import (
+    Acting,
+    EpsilonGreedy,
+    NoisyActions,
+    SquashedGaussian,
+    Stochastic,
+)
+from policy_server.inference.autoregressive import AutoregressiveChooser
 from policy_server.inference.epsilon_greedy import EpsilonGreedyChooser
 from policy_server.inference.noisy_actions import NoisyActionsChooser
 from policy_server.inference.sampling import Choice, Sampler
 from policy_server.inference.squashed import SquashedChooser
+from policy_server.networks.policy import ActingNetwork
 from policy_server.types import ActionLayout
 
 
@@ -56,8 +64,15 @@ class Chooser(Protocol):
         ...
 
 
+def chooser_for(network: ActingNetwork, layout: ActionLayout, acting: Acting) -> Chooser:
+    """What carries `acting` out with the heads of `network`, whichever kind they are."""
+    if network.autoregressive is not None and isinstance(acting, Stochastic):
+        return AutoregressiveChooser(layout, network)
+    return make_chooser(layout, acting)
+
+
 def make_chooser(layout: ActionLayout, acting: Acting) -> Chooser:
-    """What carries `acting` out."""
+    """What carries `acting` out with plain heads."""
     if isinstance(acting, EpsilonGreedy):
         return EpsilonGreedyChooser(layout, acting)
     if isinstance(acting, SquashedGaussian):

@@ -12,7 +12,7 @@ import torch
 
 from policy_server.acting import Acting
 from policy_server.config import InferenceConfig, PreprocessingConfig
-from policy_server.inference.choosers import make_chooser
+from policy_server.inference.choosers import chooser_for
 from policy_server.inference.executors import make_executor
 from policy_server.inference.few_rows import FEW
 from policy_server.inference.lane_states import LaneStates
@@ -55,7 +55,7 @@ class ServedPolicy:
             torch.manual_seed(seed)
             network = make_network(self.learner_spaces)
         self._executor = make_executor(network, self.learner_spaces.observation, inference)
-        self._chooser = make_chooser(self.layout, acting)
+        self._chooser = chooser_for(network, self.layout, acting)
         self.states = LaneStates(network.state_size)
         self._remembers = self._chooser.remembers or self.states.size > 0
         self.sees_as_sent = self._preprocessor.nothing and not self._remembers

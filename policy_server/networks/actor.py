@@ -20,7 +20,6 @@ class ActorNetwork(ActingNetwork):
 
     def __init__(self, spaces: PolicySpaces, model: ModelConfig, width: int, squash: bool = False):
         super().__init__()
-        self.log_std: torch.Tensor | None = None
         self.encoder = ObservationEncoder(spaces.observation, model)
         self.body = MLP(self.encoder.outputs, model.hidden, model.activation, model.layer_norm)
         self.head = linear(self.body.outputs, width, HEAD_GAIN)
@@ -51,7 +50,6 @@ class PerturbedActor(ActingNetwork):
 
     def __init__(self, clean: ActorNetwork, noisy: ActorNetwork):
         super().__init__()
-        self.log_std: torch.Tensor | None = None
         self.clean = clean
         self.noisy = noisy.requires_grad_(False)
         self.noisy.load_state_dict(clean.state_dict())

@@ -3,7 +3,7 @@
 The class is named as `model.custom = "module:Class"` and made as
 `Class(spaces, outputs=H, **custom_kwargs)`. It is a torch module with three methods, `policy`,
 `value` and `forward`, as in `policy.PolicyNetwork`; H is `policy.head_width`. Free log deviations
-are added for it.
+and autoregressive heads are added for it.
 """
 
 from __future__ import annotations
@@ -36,11 +36,9 @@ class CustomNetwork(PolicyNetwork):
         super().__init__()
         layout = ActionLayout(spaces.action)
         self.name = str(model.custom)
-        outputs = head_width(layout, model.free_log_std)
+        outputs = head_width(layout, model)
         self.module = _construct(self.name, spaces, outputs, model.custom_kwargs)
-        self.log_std: torch.Tensor | None = None
-        if layout.reals and model.free_log_std:
-            self.log_std = nn.Parameter(torch.full((layout.reals,), model.initial_log_std))
+        self._add_to_heads(layout, model)
         self._try_out(spaces, outputs)
 
     def policy(self, obs: Observations) -> torch.Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 from policy_server.config import ModelConfig
 from policy_server.networks.encoder import ObservationEncoder
 from policy_server.networks.flatten import VectorPart
+from policy_server.networks.heads import ENCODING, HEAD_GAIN, AutoregressiveHeads
 from policy_server.networks.mlp import MLP, DenseLayer, dense_layer, linear
 from policy_server.types import ActionLayout, PolicySpaces
 
@@ -20,10 +21,12 @@ Observations = Sequence[torch.Tensor]
 """One tensor `[n, *leaf.shape]` per leaf of the observation space, in its dtype."""
 
 
-def head_width(layout: ActionLayout, free_log_std: bool) -> int:
+def head_width(layout: ActionLayout, model: ModelConfig) -> int:
     """Columns of a policy head, H: the logits of all categoricals one after another, D means,
-    and D log deviations unless these are free parameters."""
-    return layout.mask_width + layout.reals * (1 if free_log_std else 2)
+    and D log deviations unless these are free parameters. Of autoregressive heads the encoding."""
+    if model.autoregressive:
+        return ENCODING
+    return layout.mask_width + layout.reals * (1 if model.free_log_std else 2)
 
 
 class PlainPolicy(NamedTuple):
@@ -44,11 +47,19 @@ class ActingNetwork(nn.Module, ABC):
     Attributes:
         log_std: free log deviations of the reals, `[D]`; None where the head has them, or where
             there are none.
+        autoregressive: what makes plain heads of the network's, choice after choice; None where
+            they are plain.
         state_size: S, numbers of a lane's memory; 0: it has none.
     """
 
     log_std: torch.Tensor | None
+    autoregressive: AutoregressiveHeads | None
     state_size: int = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_std = None
+        self.autoregressive = None
 
     @abstractmethod
     def policy(self, obs: Observations) -> torch.Tensor:
@@ -66,6 +77,25 @@ class ActingNetwork(nn.Module, ABC):
 
 class PolicyNetwork(ActingNetwork):
     """A policy and a value function."""
+
+    def _linear_head(self, inputs: int, layout: ActionLayout, model: ModelConfig) -> nn.Linear:
+        """The layer of the policy's heads, and what there is to learn beside it."""
+        gain = 1.0 if model.autoregressive else HEAD_GAIN
+        head = linear(inputs, head_width(layout, model), gain)
+        self._add_to_heads(layout, model)
+        if layout.reals and not (model.free_log_std or model.autoregressive):
+            with torch.no_grad():
+                head.bias[-layout.reals :] = model.initial_log_std
+        return head
+
+    def _add_to_heads(self, layout: ActionLayout, model: ModelConfig) -> None:
+        """What there is to learn beside the heads themselves."""
+        if layout.reals and model.free_log_std:
+            self.log_std = nn.Parameter(torch.full((layout.reals,), model.initial_log_std))
+        if model.autoregressive:
+            self.autoregressive = AutoregressiveHeads(
+                layout, model.free_log_std, model.initial_log_std
+            )
 
     @abstractmethod
     def value(self, obs: Observations) -> torch.Tensor:
@@ -91,17 +121,10 @@ class StandardNetwork(PolicyNetwork):
         super().__init__()
         self._reduced = model.precision == "bfloat16"
         layout = ActionLayout(spaces.action)
-        width = head_width(layout, model.free_log_std)
         hidden = (model.hidden, model.activation, model.layer_norm)
         self.policy_encoder = ObservationEncoder(spaces.observation, model)
         self.policy_body = MLP(self.policy_encoder.outputs, *hidden)
-        self.policy_head = linear(self.policy_body.outputs, width, 0.01)
-        self.log_std: torch.Tensor | None = None
-        if layout.reals and model.free_log_std:
-            self.log_std = nn.Parameter(torch.full((layout.reals,), model.initial_log_std))
-        elif layout.reals:
-            with torch.no_grad():
-                self.policy_head.bias[-layout.reals :] = model.initial_log_std
+        self.policy_head = self._linear_head(self.policy_body.outputs, layout, model)
         # A plain encoder has nothing to learn, so that a second one would be a waste.
         self.one_encoder = model.share_layers or model.share_conv or self.policy_encoder.plain
         self.one_body = model.share_layers
@@ -143,7 +166,7 @@ class StandardNetwork(PolicyNetwork):
 
     def policy_layers(self) -> PlainPolicy | None:
         recipe = self.policy_encoder.recipe()
-        if recipe is None or self._reduced:
+        if recipe is None or self._reduced or self.autoregressive is not None:
             return None
         head = dense_layer(self.policy_head, "identity")
         return PlainPolicy(recipe, [*self.policy_body.dense_layers(), head])

@@ -78,7 +78,6 @@ class QNetwork(ActingNetwork):
 
     def __init__(self, spaces: PolicySpaces, model: ModelConfig, options: QOptions):
         super().__init__()
-        self.log_std: torch.Tensor | None = None
         self.options = options
         self.actions = ActionLayout(spaces.action).mask_width
         self.encoder = ObservationEncoder(spaces.observation, model)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from policy_server.config import ModelConfig
 from policy_server.networks.attention import AttentionMemory
@@ -13,7 +12,7 @@ from policy_server.networks.encoder import ObservationEncoder
 from policy_server.networks.lstm import LSTMMemory
 from policy_server.networks.memory import Memory
 from policy_server.networks.mlp import MLP, linear
-from policy_server.networks.policy import Observations, PolicyNetwork, head_width
+from policy_server.networks.policy import Observations, PolicyNetwork
 from policy_server.types import ActionLayout, PolicySpaces
 
 
@@ -49,20 +48,13 @@ class RecurrentNetwork(PolicyNetwork):
     def __init__(self, spaces: PolicySpaces, model: ModelConfig):
         super().__init__()
         layout = ActionLayout(spaces.action)
-        width = head_width(layout, model.free_log_std)
         self.encoder = ObservationEncoder(spaces.observation, model)
         self.body = MLP(self.encoder.outputs, model.hidden, model.activation, model.layer_norm)
         self.memory = make_memory(model, self.body.outputs)
         self.state_size = self.memory.state_size
         self.sequence_length = model.memory_steps
-        self.policy_head = linear(self.memory.outputs, width, 0.01)
+        self.policy_head = self._linear_head(self.memory.outputs, layout, model)
         self.value_head = linear(self.memory.outputs, 1, 1.0)
-        self.log_std: torch.Tensor | None = None
-        if layout.reals and model.free_log_std:
-            self.log_std = nn.Parameter(torch.full((layout.reals,), model.initial_log_std))
-        elif layout.reals:
-            with torch.no_grad():
-                self.policy_head.bias[-layout.reals :] = model.initial_log_std
 
     def features(self, obs: Observations) -> torch.Tensor:
         """What the memory sees: `[n, F]`."""

@@ -139,6 +139,42 @@ class Masked(World):
         return float(self._worth[action] == self._worth[self._allowed].max())
 
 
+class Pairs(World):
+    """A letter, a word that belongs to it, and the word's weight. Any letter will do, except that an
+    action mask allows one only, another at every step, and nothing that is seen says which: word
+    and weight follow from the letter, or are guessed. The best guess pays a quarter."""
+
+    LETTERS = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space: Space[Any] = Box(-1.0, 1.0, (2,))
+        self.action_space: Space[Any] = Dict(
+            {
+                "letter": Discrete(self.LETTERS),
+                "weight": Box(-1.0, 1.0, (1,)),
+                "word": Discrete(self.LETTERS),
+            }
+        )
+
+    def draw(self) -> np.ndarray:
+        self._letter = int(self.np_random.integers(self.LETTERS))
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32)
+
+    def info(self) -> dict[str, Any]:
+        mask = np.ones(2 * self.LETTERS, np.int8)
+        mask[: self.LETTERS] = 0
+        mask[self._letter] = 1
+        return {"action_mask": mask}
+
+    def pay(self, action: dict[str, Any]) -> float:
+        letter = int(action["letter"])
+        assert letter == self._letter, "the mask allows one letter"
+        if action["word"] != (3 * letter + 1) % self.LETTERS:
+            return 0.0
+        return max(0.0, 1.0 - abs(float(action["weight"][0]) - (0.6, -0.6)[letter % 2]))
+
+
 class Switches(World):
     """Four lamps; pays if every switch is the opposite of its lamp."""
 
@@ -252,5 +288,5 @@ def two_carts() -> TwoCarts:
     return TwoCarts()
 
 
-for _world in (Hybrid, Amounts, Digits, Masked, Switches, Nested, Echo):
+for _world in (Hybrid, Amounts, Digits, Masked, Pairs, Switches, Nested, Echo):
     gymnasium.register(f"{_world.__name__}-v0", _world)
