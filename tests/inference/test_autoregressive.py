@@ -175,7 +175,7 @@ def test_new_weights_count_for_later_parts_too() -> None:
         newer, newer.policy((torch.from_numpy(obs),)), torch.from_numpy(mask),
         torch.from_numpy(categories),
     ).log_prob(torch.from_numpy(categories), torch.from_numpy(reals))  # fmt: skip
-    acted = served.log_prob((obs,), mask, categories, reals)
+    acted = served.log_prob((obs,), mask, categories, reals, np.arange(5))
     np.testing.assert_allclose(acted, learned.detach().numpy(), rtol=1e-5, atol=1e-5)
 
 
