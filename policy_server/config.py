@@ -77,6 +77,8 @@ class ModelConfig:
         initial_log_std: where it begins.
         autoregressive: of an action of several parts, each depends on the choices before it;
             otherwise they are independent of one another, given the observation.
+        distribution: "module:Class" of a distribution over actions of the user's own (see docs),
+            or None: independent categoricals and Gaussians.
         precision: of everything in front of the heads: "float32" or "bfloat16", which is meant
             for convolutions on a GPU. Weights, heads and log-probabilities stay in float32. Not
             for custom networks, which choose by themselves.
@@ -101,6 +103,7 @@ class ModelConfig:
     free_log_std: bool = True
     initial_log_std: float = 0.0
     autoregressive: bool = False
+    distribution: str | None = None
     precision: str = "float32"
     memory: str = "none"
     memory_size: int = 64

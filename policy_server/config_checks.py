@@ -141,8 +141,15 @@ def _check_learning(prefix: str, policy: Settings | PolicySettings) -> None:
         raise ConfigError(
             f"{prefix}model.initial_log_std: expected a finite number, got {model.initial_log_std}."
         )
-    if model.custom is not None and not re.fullmatch(r"[\w.]+:[\w.]+", model.custom):
-        raise ConfigError(f'{prefix}model.custom: expected "module:Class", got {model.custom!r}.')
+    for name, value in (("custom", model.custom), ("distribution", model.distribution)):
+        if value is not None and not re.fullmatch(r"[\w.]+:[\w.]+", value):
+            raise ConfigError(f'{prefix}model.{name}: expected "module:Class", got {value!r}.')
+    if model.autoregressive and model.distribution is not None:
+        raise ConfigError(
+            f"{prefix}model.autoregressive = true with {prefix}model.distribution = "
+            f"{model.distribution!r}: a distribution of your own decides by itself how the parts "
+            "of an action depend on one another; leave one of them out."
+        )
     if model.custom is not None and model.precision != "float32":
         raise ConfigError(
             f"{prefix}model.precision = {model.precision!r} with {prefix}model.custom = "

@@ -25,7 +25,7 @@ import torch
 
 from policy_server.algorithms.a2c_options import A2CTraining
 from policy_server.algorithms.finite import check_finite
-from policy_server.algorithms.ops.distributions import ActionDistribution
+from policy_server.algorithms.ops.distributions import Distribution
 from policy_server.algorithms.ops.gae import explained_variance
 from policy_server.algorithms.ops.losses import normalized
 from policy_server.algorithms.ops.schedules import scheduled
@@ -46,7 +46,7 @@ class Learned(NamedTuple):
 
 
 def a2c_loss(
-    new: ActionDistribution,
+    new: Distribution,
     values: torch.Tensor,
     steps: Learned,
     config: A2CTraining,

@@ -29,7 +29,7 @@ import torch
 
 from policy_server.algorithms.appo_options import APPOTraining
 from policy_server.algorithms.finite import check_finite
-from policy_server.algorithms.ops.distributions import ActionDistribution
+from policy_server.algorithms.ops.distributions import Distribution
 from policy_server.algorithms.ops.gae import explained_variance
 from policy_server.algorithms.ops.losses import clipped_surrogate, normalized
 from policy_server.algorithms.ops.schedules import scheduled
@@ -60,7 +60,7 @@ class Minibatch(NamedTuple):
 
 
 def appo_loss(
-    new: ActionDistribution,
+    new: Distribution,
     values: torch.Tensor,
     mb: Minibatch,
     config: APPOTraining,

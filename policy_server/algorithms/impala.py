@@ -23,7 +23,7 @@ import torch
 
 from policy_server.algorithms.finite import check_finite
 from policy_server.algorithms.impala_options import IMPALATraining
-from policy_server.algorithms.ops.distributions import ActionDistribution
+from policy_server.algorithms.ops.distributions import Distribution
 from policy_server.algorithms.ops.gae import explained_variance
 from policy_server.algorithms.ops.schedules import scheduled
 from policy_server.algorithms.ops.vtrace import vtrace
@@ -44,7 +44,7 @@ class Learned(NamedTuple):
 
 
 def impala_loss(
-    new: ActionDistribution,
+    new: Distribution,
     values: torch.Tensor,
     steps: Learned,
     config: IMPALATraining,

@@ -24,7 +24,7 @@ import torch
 from policy_server.algorithms.episodes import EpisodeAssembler, Futures
 from policy_server.algorithms.finite import check_finite
 from policy_server.algorithms.observations import ObservationRows
-from policy_server.algorithms.ops.distributions import ActionDistribution
+from policy_server.algorithms.ops.distributions import Distribution
 from policy_server.algorithms.ops.losses import normalized
 from policy_server.algorithms.ops.schedules import scheduled
 from policy_server.algorithms.pg_options import PGTraining
@@ -38,7 +38,7 @@ from policy_server.types import Batch, PolicySpaces, PolicyState
 
 
 def pg_loss(
-    new: ActionDistribution,
+    new: Distribution,
     categories: torch.Tensor,
     reals: torch.Tensor,
     returns: torch.Tensor,

@@ -33,7 +33,7 @@ import torch
 
 from policy_server.algorithms.finite import check_finite
 from policy_server.algorithms.observations import ObservationRows
-from policy_server.algorithms.ops.distributions import ActionDistribution
+from policy_server.algorithms.ops.distributions import Distribution
 from policy_server.algorithms.ops.gae import explained_variance
 from policy_server.algorithms.ops.heads import make_heads
 from policy_server.algorithms.ops.losses import (
@@ -70,7 +70,7 @@ class Minibatch(NamedTuple):
     logp: torch.Tensor  # [N], of the policy that acted
     advantages: torch.Tensor  # [N]
     returns: torch.Tensor  # [N]
-    old: ActionDistribution  # of the policy before the update
+    old: Distribution  # of the policy before the update
     weight: torch.Tensor | None = None  # [N], adds up to 1; None: all count the same
 
     def mean(self, each: torch.Tensor) -> torch.Tensor:
@@ -87,7 +87,7 @@ class Terms(NamedTuple):
 
 
 def ppo_loss(
-    new: ActionDistribution,
+    new: Distribution,
     values: torch.Tensor,
     mb: Minibatch,
     config: PPOTraining,
@@ -151,7 +151,8 @@ class PPO:
         self.kl_coeff = config.kl_coeff if config.use_kl_loss else 0.0
         # A network of the user's own may decide in Python what it does with a minibatch, and
         # sequences have no fixed length.
-        self.records = device.type == "cuda" and model.custom is None and model.memory == "none"
+        ours = model.custom is None and model.distribution is None
+        self.records = device.type == "cuda" and ours and model.memory == "none"
         self._recorded: RecordedSteps | None = None
 
     def update(self, batch: Batch, env_steps: int) -> dict[str, float]:
@@ -275,7 +276,7 @@ class PPO:
         return steps, outlook, columns, metrics
 
     def _report(
-        self, loss: torch.Tensor, terms: Terms, new: ActionDistribution, mb: Minibatch
+        self, loss: torch.Tensor, terms: Terms, new: Distribution, mb: Minibatch
     ) -> torch.Tensor:
         """What one minibatch adds to the metrics; order as in `_REPORT`."""
         c = self.config

@@ -21,7 +21,8 @@ class Supports:
     bounded: numbers need bounds on both sides.
     mask: choices may be masked.
     recurrent: networks with a memory (`model.memory`).
-    heads: heads of another kind than the plain ones (`model.autoregressive`).
+    heads: heads of another kind than the plain ones (`model.autoregressive`,
+        `model.distribution`).
     """
 
     discrete: bool = True
@@ -92,12 +93,14 @@ class Supports:
         Raises:
             ConfigError: the algorithm has no use for something that is asked for.
         """
-        if model.autoregressive and not self.heads:
-            raise ConfigError(
-                f"{prefix}model.autoregressive = true with algorithm {algorithm!r}: expected an "
-                "algorithm that draws its actions from a distribution over them, such as PPO; "
-                "leave it out, or choose another algorithm."
-            )
+        asked = {"autoregressive": model.autoregressive, "distribution": model.distribution}
+        for name, value in asked.items():
+            if value and not self.heads:
+                raise ConfigError(
+                    f"{prefix}model.{name} = {value!r} with algorithm {algorithm!r}: expected an "
+                    "algorithm that draws its actions from a distribution over them, such as PPO; "
+                    "leave it out, or choose another algorithm."
+                )
 
 
 def _bounded(layout: ActionLayout) -> bool:

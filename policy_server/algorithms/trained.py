@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from policy_server.algorithms.ops.distributions import ActionDistribution
+from policy_server.algorithms.ops.distributions import Distribution
 from policy_server.algorithms.ops.heads import make_heads
 from policy_server.algorithms.optimizer import FlatAdam
 from policy_server.algorithms.saved import load_network, network_tensors
@@ -60,7 +60,7 @@ class TrainedPolicy:
         mask: torch.Tensor,
         categories: torch.Tensor,
         network: PolicyNetwork | None = None,
-    ) -> ActionDistribution:
+    ) -> Distribution:
         """What heads `[N, H]` say of actions with these categories `[N, K]` under masks `[N, W]`;
         W = 0 where there are none. `network`: whose heads they are, if another's."""
         return self._heads.distribution(network or self.network, heads, mask, categories)

@@ -19,6 +19,7 @@ from policy_server.acting import (
 from policy_server.inference.autoregressive import AutoregressiveChooser
 from policy_server.inference.epsilon_greedy import EpsilonGreedyChooser
 from policy_server.inference.noisy_actions import NoisyActionsChooser
+from policy_server.inference.own_chooser import OwnChooser
 from policy_server.inference.sampling import Choice, Sampler
 from policy_server.inference.squashed import SquashedChooser
 from policy_server.networks.policy import ActingNetwork
@@ -66,8 +67,11 @@ class Chooser(Protocol):
 
 def chooser_for(network: ActingNetwork, layout: ActionLayout, acting: Acting) -> Chooser:
     """What carries `acting` out with the heads of `network`, whichever kind they are."""
-    if network.autoregressive is not None and isinstance(acting, Stochastic):
-        return AutoregressiveChooser(layout, network)
+    if isinstance(acting, Stochastic):
+        if network.own is not None:
+            return OwnChooser(layout, network.own)
+        if network.autoregressive is not None:
+            return AutoregressiveChooser(layout, network)
     return make_chooser(layout, acting)
 
 

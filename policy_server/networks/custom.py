@@ -8,7 +8,6 @@ and autoregressive heads are added for it.
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import nn
 from policy_server.config import ModelConfig
 from policy_server.errors import ConfigError
 from policy_server.networks.flatten import some_value
+from policy_server.networks.named import named
 from policy_server.networks.policy import Observations, PolicyNetwork, head_width
 from policy_server.types import ActionLayout, PolicySpaces
 from sim_clients.protocol.spaces import leaves
@@ -76,13 +76,7 @@ class CustomNetwork(PolicyNetwork):
 
 
 def _construct(name: str, spaces: PolicySpaces, outputs: int, kwargs: dict[str, Any]) -> nn.Module:
-    module, _, attribute = name.partition(":")
-    if not module or not attribute:
-        raise ConfigError(f'model.custom: expected "module:Class", got {name!r}.')
-    try:
-        made = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"model.custom: {name!r} cannot be imported: {error}.") from error
+    made, attribute = named("model.custom", name), name.partition(":")[2]
     try:
         network = made(spaces, outputs=outputs, **kwargs)
     except TypeError as error:

@@ -15,6 +15,7 @@ from policy_server.networks.encoder import ObservationEncoder
 from policy_server.networks.flatten import VectorPart
 from policy_server.networks.heads import ENCODING, HEAD_GAIN, AutoregressiveHeads
 from policy_server.networks.mlp import MLP, DenseLayer, dense_layer, linear
+from policy_server.networks.own_distribution import OwnDistribution, find_distribution
 from policy_server.types import ActionLayout, PolicySpaces
 
 Observations = Sequence[torch.Tensor]
@@ -23,7 +24,10 @@ Observations = Sequence[torch.Tensor]
 
 def head_width(layout: ActionLayout, model: ModelConfig) -> int:
     """Columns of a policy head, H: the logits of all categoricals one after another, D means,
-    and D log deviations unless these are free parameters. Of autoregressive heads the encoding."""
+    and D log deviations unless these are free parameters. Of autoregressive heads the encoding,
+    of a distribution of the user's own its parameters."""
+    if model.distribution is not None:
+        return find_distribution(model.distribution, layout).width(layout)
     if model.autoregressive:
         return ENCODING
     return layout.mask_width + layout.reals * (1 if model.free_log_std else 2)
@@ -49,17 +53,20 @@ class ActingNetwork(nn.Module, ABC):
             there are none.
         autoregressive: what makes plain heads of the network's, choice after choice; None where
             they are plain.
+        own: the distribution whose parameters the heads are; None where it is ours.
         state_size: S, numbers of a lane's memory; 0: it has none.
     """
 
     log_std: torch.Tensor | None
     autoregressive: AutoregressiveHeads | None
+    own: type[OwnDistribution] | None
     state_size: int = 0
 
     def __init__(self) -> None:
         super().__init__()
         self.log_std = None
         self.autoregressive = None
+        self.own = None
 
     @abstractmethod
     def policy(self, obs: Observations) -> torch.Tensor:
@@ -83,13 +90,17 @@ class PolicyNetwork(ActingNetwork):
         gain = 1.0 if model.autoregressive else HEAD_GAIN
         head = linear(inputs, head_width(layout, model), gain)
         self._add_to_heads(layout, model)
-        if layout.reals and not (model.free_log_std or model.autoregressive):
+        plain = self.own is None and self.autoregressive is None
+        if plain and layout.reals and not model.free_log_std:
             with torch.no_grad():
                 head.bias[-layout.reals :] = model.initial_log_std
         return head
 
     def _add_to_heads(self, layout: ActionLayout, model: ModelConfig) -> None:
-        """What there is to learn beside the heads themselves."""
+        """What there is to know or to learn beside the heads themselves."""
+        if model.distribution is not None:
+            self.own = find_distribution(model.distribution, layout)
+            return
         if layout.reals and model.free_log_std:
             self.log_std = nn.Parameter(torch.full((layout.reals,), model.initial_log_std))
         if model.autoregressive:

@@ -181,5 +181,5 @@ def test_new_weights_count_for_later_parts_too() -> None:
 
 @pytest.mark.parametrize("name", ["DQN", "Rainbow", "SAC", "DDPG", "TD3", "TQC"])
 def test_an_algorithm_that_has_no_use_for_them_says_so(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"model.autoregressive = true with algorithm '{name}'"):
+    with pytest.raises(ConfigError, match=f"model.autoregressive = True with algorithm '{name}'"):
         Settings.from_mapping({"algorithm": name, "model": {"autoregressive": True}})

@@ -10,7 +10,7 @@ Reals are in units of the Gaussian: what was drawn, neither scaled nor clipped.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -20,6 +20,22 @@ FORBIDDEN = -1e30
 """Logit of a masked option. Its probability is exactly 0, yet 0 * log 0 stays finite."""
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
+
+
+class Distribution(Protocol):
+    """N distributions over actions, as losses know them."""
+
+    def log_prob(self, categories: torch.Tensor, reals: torch.Tensor) -> torch.Tensor:
+        """int64 `[N, K]` and float `[N, D]` -> `[N]`."""
+        ...
+
+    def entropy(self) -> torch.Tensor:
+        """`[N]`, in nats."""
+        ...
+
+    def kl(self, new: Any) -> torch.Tensor:
+        """KL(self || new), `[N]`, in nats; `new` is of the same kind."""
+        ...
 
 
 class ActionDistribution(NamedTuple):
