@@ -50,7 +50,9 @@ class R2D2Training(ReplayTraining):
     priority_eta: float = 0.9
 
     title: ClassVar[str] = "recurrent replay: DQN with a memory"
-    supports: ClassVar[Supports] = Supports(several=False, continuous=False, hybrid=False)
+    supports: ClassVar[Supports] = Supports(
+        several=False, continuous=False, hybrid=False, precision=False
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,6 +21,7 @@ class Supports:
     bounded: numbers need bounds on both sides.
     mask: choices may be masked.
     recurrent: networks with a memory (`model.memory`).
+    precision: networks in another precision than float32 (`model.precision`).
     heads: heads of another kind than the plain ones (`model.autoregressive`,
         `model.distribution`).
     """
@@ -32,6 +33,7 @@ class Supports:
     bounded: bool = False
     mask: bool = True
     recurrent: bool = True
+    precision: bool = True
     heads: bool = False
 
     @property
@@ -93,6 +95,11 @@ class Supports:
         Raises:
             ConfigError: the algorithm has no use for something that is asked for.
         """
+        if model.precision != "float32" and not self.precision:
+            raise ConfigError(
+                f"{prefix}model.precision = {model.precision!r} with algorithm {algorithm!r}: "
+                "expected 'float32', in which all of its networks are computed."
+            )
         asked = {"autoregressive": model.autoregressive, "distribution": model.distribution}
         for name, value in asked.items():
             if value and not self.heads:

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from policy_server.config import ModelConfig
-from policy_server.networks.encoder import ObservationEncoder
+from policy_server.networks.custom import make_encoder
 from policy_server.networks.mlp import MLP, dense_layer, linear
 from policy_server.networks.policy import ActingNetwork, Observations, PlainPolicy
+from policy_server.networks.precision import computed_in
 from policy_server.types import PolicySpaces
 
 HEAD_GAIN = 0.01
@@ -20,18 +21,21 @@ class ActorNetwork(ActingNetwork):
 
     def __init__(self, spaces: PolicySpaces, model: ModelConfig, width: int, squash: bool = False):
         super().__init__()
-        self.encoder = ObservationEncoder(spaces.observation, model)
+        self.encoder = make_encoder(spaces, model)
         self.body = MLP(self.encoder.outputs, model.hidden, model.activation, model.layer_norm)
         self.head = linear(self.body.outputs, width, HEAD_GAIN)
         self.squash = squash
+        self._precision = model.precision
 
     def policy(self, obs: Observations) -> torch.Tensor:
-        head: torch.Tensor = self.head(self.body(self.encoder(obs)))
+        with computed_in(self._precision, obs):
+            hidden = self.body(self.encoder(obs))
+        head: torch.Tensor = self.head(hidden.float())
         return torch.tanh(head) if self.squash else head
 
     def policy_layers(self) -> PlainPolicy | None:
         recipe = self.encoder.recipe()
-        if recipe is None:
+        if recipe is None or self._precision != "float32":
             return None
         head = dense_layer(self.head, "tanh" if self.squash else "identity")
         return PlainPolicy(recipe, [*self.body.dense_layers(), head])
@@ -73,16 +77,19 @@ class Critic(nn.Module):
 
     def __init__(self, spaces: PolicySpaces, model: ModelConfig, reals: int, outputs: int):
         super().__init__()
-        self.encoder = ObservationEncoder(spaces.observation, model)
+        self.encoder = make_encoder(spaces, model)
+        self._precision = model.precision
         inputs = self.encoder.outputs + reals
         self.body = MLP(inputs, model.hidden, model.activation, model.layer_norm)
         self.head = linear(self.body.outputs, outputs, 1.0)
 
     def forward(self, obs: Observations, reals: torch.Tensor) -> torch.Tensor:
-        features = self.encoder(obs)
-        if reals.shape[1]:
-            features = torch.cat([features, reals], dim=1)
-        result: torch.Tensor = self.head(self.body(features))
+        with computed_in(self._precision, obs):
+            features = self.encoder(obs)
+            if reals.shape[1]:
+                features = torch.cat([features, reals.to(features.dtype)], dim=1)
+            hidden = self.body(features)
+        result: torch.Tensor = self.head(hidden.float())
         return result
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from policy_server.config import ModelConfig
-from policy_server.errors import UnsupportedSpaceError
+from policy_server.errors import ConfigError, UnsupportedSpaceError
 from policy_server.networks.conv import Filters, ImageEncoder, default_filters
 from policy_server.networks.flatten import VectorPart, is_image
 from sim_clients.protocol.spaces import Leaf, Space, leaves
@@ -26,6 +26,11 @@ class ObservationEncoder(nn.Module):
 
     def __init__(self, space: Space, model: ModelConfig):
         super().__init__()
+        if model.custom is not None:
+            raise ConfigError(
+                f"model.custom = {model.custom!r}: expected an algorithm with a place for it; the "
+                "networks of this one are its own. Leave it out, or choose another algorithm."
+            )
         parts: list[ImageEncoder | VectorPart] = []
         for path, leaf in leaves(space):
             filters = _filters(leaf, model)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -16,6 +15,7 @@ from policy_server.networks.flatten import VectorPart
 from policy_server.networks.heads import ENCODING, HEAD_GAIN, AutoregressiveHeads
 from policy_server.networks.mlp import MLP, DenseLayer, dense_layer, linear
 from policy_server.networks.own_distribution import OwnDistribution, find_distribution
+from policy_server.networks.precision import computed_in
 from policy_server.types import ActionLayout, PolicySpaces
 
 Observations = Sequence[torch.Tensor]
@@ -120,9 +120,7 @@ class PolicyNetwork(ActingNetwork):
 class StandardNetwork(PolicyNetwork):
     """Encoder, hidden layers and a linear head; twice, as far as they are not shared.
 
-    With `model.precision` "bfloat16" all in front of the linear heads is computed in that; its
-    weights are kept in float32 (mixed precision as in https://arxiv.org/abs/1710.03740, which
-    needs no scaling of the loss where the exponent is as wide as float32's).
+    With `model.precision` "bfloat16" all in front of the linear heads is computed in that.
 
     Initial weights are orthogonal: gain sqrt 2 in hidden layers, 0.01 at the policy head (the
     first policy is close to uniform), 1 at the value head.
@@ -130,7 +128,7 @@ class StandardNetwork(PolicyNetwork):
 
     def __init__(self, spaces: PolicySpaces, model: ModelConfig):
         super().__init__()
-        self._reduced = model.precision == "bfloat16"
+        self._precision = model.precision
         layout = ActionLayout(spaces.action)
         hidden = (model.hidden, model.activation, model.layer_norm)
         self.policy_encoder = ObservationEncoder(spaces.observation, model)
@@ -146,7 +144,7 @@ class StandardNetwork(PolicyNetwork):
         self.value_head = linear(self.policy_body.outputs, 1, 1.0)
 
     def policy(self, obs: Observations) -> torch.Tensor:
-        with self._precise(obs):
+        with computed_in(self._precision, obs):
             hidden = self.policy_body(self.policy_encoder(obs))
         head: torch.Tensor = self.policy_head(hidden.float())
         return head
@@ -154,13 +152,13 @@ class StandardNetwork(PolicyNetwork):
     def value(self, obs: Observations) -> torch.Tensor:
         encoder = self.policy_encoder if self.one_encoder else self.value_encoder
         body = self.policy_body if self.one_body else self.value_body
-        with self._precise(obs):
+        with computed_in(self._precision, obs):
             hidden = body(encoder(obs))
         value: torch.Tensor = self.value_head(hidden.float())
         return value.squeeze(1)
 
     def forward(self, obs: Observations) -> tuple[torch.Tensor, torch.Tensor]:
-        with self._precise(obs):
+        with computed_in(self._precision, obs):
             features = self.policy_encoder(obs)
             hidden = value_hidden = self.policy_body(features)
             if not self.one_body:
@@ -168,16 +166,10 @@ class StandardNetwork(PolicyNetwork):
                 value_hidden = self.value_body(value_features)
         return self.policy_head(hidden.float()), self.value_head(value_hidden.float()).squeeze(1)
 
-    def _precise(self, obs: Observations) -> AbstractContextManager[Any]:
-        if not self._reduced:
-            return nullcontext()
-        # Without a cache a recorded graph casts the weights as they are when it is replayed.
-        device = obs[0].device.type
-        return torch.autocast(device, dtype=torch.bfloat16, cache_enabled=False)
-
     def policy_layers(self) -> PlainPolicy | None:
         recipe = self.policy_encoder.recipe()
-        if recipe is None or self._reduced or self.autoregressive is not None:
+        whole = self._precision == "float32" and self.autoregressive is None
+        if recipe is None or not whole:
             return None
         head = dense_layer(self.policy_head, "identity")
         return PlainPolicy(recipe, [*self.policy_body.dense_layers(), head])

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from policy_server.config import ModelConfig
-from policy_server.networks.encoder import ObservationEncoder
+from policy_server.networks.custom import make_encoder
 from policy_server.networks.mlp import MLP, dense_layer, linear
 from policy_server.networks.policy import ActingNetwork, Observations, PlainPolicy
+from policy_server.networks.precision import computed_in
 from policy_server.types import ActionLayout, PolicySpaces
 
 HEAD_GAIN = 0.1
@@ -79,8 +80,9 @@ class QNetwork(ActingNetwork):
     def __init__(self, spaces: PolicySpaces, model: ModelConfig, options: QOptions):
         super().__init__()
         self.options = options
+        self._precision = model.precision
         self.actions = ActionLayout(spaces.action).mask_width
-        self.encoder = ObservationEncoder(spaces.observation, model)
+        self.encoder = make_encoder(spaces, model)
         self.body = MLP(self.encoder.outputs, model.hidden, model.activation, model.layer_norm)
         self.advantage = self._stream(self.actions * options.atoms)
         self.value = self._stream(options.atoms) if options.dueling else None
@@ -101,18 +103,23 @@ class QNetwork(ActingNetwork):
 
     def logits(self, obs: Observations) -> torch.Tensor:
         """Of each action's distribution of returns, `[n, W, atoms]`; with one atom the value."""
-        return self._combined(self.body(self.encoder(obs)), noisy=True)
+        return self._combined(self._features(obs), noisy=True)
 
     def values(self, obs: Observations) -> torch.Tensor:
         """Of all actions, `[n, W]`."""
         return self.means(self.logits(obs))
 
     def policy(self, obs: Observations) -> torch.Tensor:
-        hidden = self.body(self.encoder(obs))
+        hidden = self._features(obs)
         values = self.means(self._combined(hidden, noisy=True))
         if not self.options.noisy:
             return values
         return torch.cat([values, self.means(self._combined(hidden, noisy=False))], dim=1)
+
+    def _features(self, obs: Observations) -> torch.Tensor:
+        with computed_in(self._precision, obs):
+            hidden: torch.Tensor = self.body(self.encoder(obs))
+        return hidden.float()
 
     def _combined(self, hidden: torch.Tensor, noisy: bool) -> torch.Tensor:
         def stream(part: nn.Module) -> torch.Tensor:
@@ -134,7 +141,7 @@ class QNetwork(ActingNetwork):
 
     def policy_layers(self) -> PlainPolicy | None:
         recipe, head = self.encoder.recipe(), self.advantage
-        plain = self.value is None and self.options.atoms == 1 and isinstance(head, nn.Linear)
+        plain = self.value is None and self.options.atoms == 1 and self._precision == "float32"
         if recipe is None or not plain or not isinstance(head, nn.Linear):
             return None
         return PlainPolicy(recipe, [*self.body.dense_layers(), dense_layer(head, "identity")])

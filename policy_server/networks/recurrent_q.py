@@ -7,7 +7,7 @@ import dataclasses
 import torch
 
 from policy_server.config import ModelConfig
-from policy_server.networks.encoder import ObservationEncoder
+from policy_server.networks.custom import make_encoder
 from policy_server.networks.mlp import MLP, linear
 from policy_server.networks.policy import ActingNetwork, Observations
 from policy_server.networks.q_network import HEAD_GAIN
@@ -27,7 +27,7 @@ class RecurrentQNetwork(ActingNetwork):
             model = dataclasses.replace(model, memory="lstm")
         self.log_std: torch.Tensor | None = None
         actions = ActionLayout(spaces.action).mask_width
-        self.encoder = ObservationEncoder(spaces.observation, model)
+        self.encoder = make_encoder(spaces, model)
         self.body = MLP(self.encoder.outputs, model.hidden, model.activation, model.layer_norm)
         self.memory = make_memory(model, self.body.outputs)
         self.state_size = self.memory.state_size

@@ -203,7 +203,12 @@ def test_beta_solves_a_world_of_amounts() -> None:
         AlgorithmConfig("PPO")
         .environment("tests.learning.worlds:Amounts-v0")
         .simulators(num=1, lanes=16)
-        .training(**(OPTIONS["PPO"] | {"lr": 1e-2, "minibatch_size": 64, "num_epochs": 8}))
+        .training(
+            **(
+                OPTIONS["PPO"]
+                | {"lr": 1e-2, "minibatch_size": 64, "num_epochs": 8, "entropy_coeff": 0.0}
+            )
+        )
         .server(seed=1)
         .model(distribution=BETA)
         .learners(threads=1, device="cpu")
