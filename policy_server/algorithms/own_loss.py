@@ -39,7 +39,7 @@ from policy_server.config import ModelConfig
 from policy_server.errors import LearnerError
 from policy_server.networks import PolicyNetwork, build_network
 from policy_server.networks.snapshot import as_tensor
-from policy_server.types import Batch, PolicySpaces, PolicyState
+from policy_server.types import ActionLayout, Batch, PolicySpaces, PolicyState
 
 Model = Callable[[TrainBatch], tuple[torch.Tensor, torch.Tensor]]
 Loss = Callable[["OwnLoss", Model, Callable[[torch.Tensor], Distribution], TrainBatch], Any]
@@ -81,6 +81,7 @@ class OwnLoss:
         self.env_steps = 0
         self._rewards = (reward_scale, reward_clip)
         self.network = seeded(lambda: self.make_network(spaces, model, config), seed, device)
+        self._reals = ActionLayout(spaces.action).reals
         self._trained = TrainedPolicy(self.network, spaces, device, config.adam_eps)
         self._generator = torch.Generator().manual_seed(seed)
 
@@ -101,7 +102,9 @@ class OwnLoss:
             size = c.minibatch_size or batch.steps
             for chosen, asked in steps.minibatches(outlook, size, self._generator):
                 some = {name: _rows(column, chosen) for name, column in columns.items()}
-                loss, report = self._evaluated(TrainBatch(some, asked), steps.mask[chosen])
+                train_batch = TrainBatch(some, asked)
+                masked = steps.mask[chosen], steps.categories[chosen]
+                loss, report = self._evaluated(train_batch, *masked)
                 norm = self._trained.descend(loss, c.lr, c.grad_clip, c.grad_clip_by)
                 reports.append(report | {"total_loss": loss, "grad_norm": norm})
         metrics = {
@@ -144,13 +147,13 @@ class OwnLoss:
         return columns | ({"action_mask": steps.mask} if steps.mask.shape[1] else {})
 
     def _evaluated(
-        self, batch: TrainBatch, mask: torch.Tensor
+        self, batch: TrainBatch, mask: torch.Tensor, categories: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss and what else it reports."""
         name = type(self).__name__
 
         def distribution(logits: torch.Tensor) -> Distribution:
-            return Distribution(self._trained.distribution(logits, mask))
+            return Distribution(self._trained.distribution(logits, mask, categories), self._reals)
 
         try:
             said = type(self).loss(self, lambda some: self.network(some.asked), distribution, batch)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from policy_server.algorithms.options import CLIPPINGS, Options
+from policy_server.algorithms.supports import Supports
 from policy_server.algorithms.training import Training
 
 
@@ -44,6 +45,7 @@ class OwnLossTraining(Training):
     loss_kwargs: dict[str, Any] = field(default_factory=dict)
 
     title: ClassVar[str] = "a loss of your own"
+    supports: ClassVar[Supports] = Supports(heads=True)
 
     def __post_init__(self) -> None:
         options = Options(self)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from policy_server.algorithms.ops.distributions import ActionDistribution
+from policy_server.algorithms.ops import distributions
 from policy_server.algorithms.trajectories import Inputs
 
 Actions = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
@@ -46,12 +46,12 @@ class TrainBatch(dict[str, Any]):
 class Distribution:
     """What logits mean; made anew for each batch, of which it knows the masks."""
 
-    def __init__(self, inner: ActionDistribution):
-        self._inner = inner
+    def __init__(self, inner: distributions.Distribution, reals: int):
+        self._inner, self._reals = inner, reals
 
     def log_prob(self, actions: Actions) -> torch.Tensor:
         """Of a column `actions`: `[N]`."""
-        return self._inner.log_prob(*unpacked(self._inner, actions))
+        return self._inner.log_prob(*unpacked(actions, self._reals))
 
     def entropy(self) -> torch.Tensor:
         """`[N]`, in nats."""
@@ -71,11 +71,11 @@ def packed(categories: torch.Tensor, reals: torch.Tensor) -> Actions:
     return categories.squeeze(1) if categories.shape[1] == 1 else categories
 
 
-def unpacked(inner: ActionDistribution, actions: Actions) -> tuple[torch.Tensor, torch.Tensor]:
-    """The inverse."""
+def unpacked(actions: Actions, reals: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The inverse; `reals`: D."""
     if isinstance(actions, tuple):
         return actions
     n = len(actions)
-    if inner.log_probs is None:
+    if reals:
         return actions.new_zeros((n, 0), dtype=torch.int64), actions
     return actions.view(n, -1), actions.new_zeros((n, 0), dtype=torch.float32)
