@@ -64,5 +64,18 @@ class NoisyActions:
     perturbed: bool = False
 
 
-Acting = Stochastic | EpsilonGreedy | SquashedGaussian | NoisyActions
+@dataclass(frozen=True)
+class Perturbed:
+    """Plays each episode with noise of its own in the network's parameters (`perturbation`), and
+    takes the mode of what the network describes: heads are logits and means. Greedy is the network
+    itself.
+
+    Attributes:
+        deviation: of the noise, in every parameter.
+    """
+
+    deviation: float = 0.02
+
+
+Acting = Stochastic | EpsilonGreedy | SquashedGaussian | NoisyActions | Perturbed
 """All of them."""

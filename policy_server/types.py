@@ -153,6 +153,8 @@ class Batch:
     final_obs: Leaves  # each [F, ...]: true final observations of truncated steps
     final_index: np.ndarray  # int64 [F, 2]: (t, b) of each of them
     state: np.ndarray | None = None  # float32 [B, S], of the memory before row 0; None: no memory
+    # int64 [n]: episodes that are over and that no learner will ever have whole (`Episode.whole`)
+    missed: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def steps(self) -> int:
@@ -216,6 +218,11 @@ class Episode:
     complete: bool
     evaluation: bool
     metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        """It was played from its beginning to its end, to learn from."""
+        return self.complete and not self.evaluation and self.ending != "interrupted"
 
 
 @dataclass(frozen=True)

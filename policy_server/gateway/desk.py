@@ -37,6 +37,8 @@ FULLY_GROWN = 1 << 62
 """Steps of a policy that is not trained."""
 LEAST_LOG_PROB = -50.0
 """Of an action that was executed instead of the one sent. A ratio to less would overflow."""
+UNPERTURBED = -1
+"""Instead of an episode's number: the policy plays it as it is."""
 
 
 class Served(Protocol):
@@ -46,11 +48,13 @@ class Served(Protocol):
     scale: Any
     sees_as_sent: bool
     states: Any
+    perturbs: bool
 
     def see(
         self, columns: list[np.ndarray], slots: np.ndarray, first: np.ndarray, learn: bool
     ) -> Leaves: ...
     def peek(self, columns: list[np.ndarray], slots: np.ndarray) -> Leaves: ...
+    def start(self, slots: np.ndarray, episodes: np.ndarray) -> None: ...
     def choose(
         self,
         obs: Leaves,
@@ -310,12 +314,21 @@ class PolicyDesk:
         joined = slots[((flags & Flag.CONTINUED) != 0) & ~ledger.open[slots]]
         if len(joined):
             ledger.start(joined, complete=False)
+        if self.served.perturbs:
+            self._perturb(np.concatenate([first, joined]))
+
+    def _perturb(self, slots: np.ndarray) -> None:
+        """Episodes began there: those that are learned from are played with noise."""
+        plain = self.ledger.evaluating[slots] | (self.learner is None)
+        self.served.start(slots, np.where(plain, UNPERTURBED, self.ledger.number[slots]))
 
     def _interrupt(self, slots: np.ndarray) -> None:
         self.accounts.drop(Drop.INTERRUPTED, self.store.abandon(slots))
 
     def _end_episode(self, slot: int, ending: str, metrics: dict[str, float]) -> None:
         episode = self.ledger.end(slot, ending, metrics)
+        if not episode.whole and self.learner is not None:
+            self.ledger.missed.append(episode.number)
         if episode.evaluation:
             self.evaluation.over(episode)
         self.episodes.append(episode)
@@ -410,7 +423,10 @@ class PolicyDesk:
         """Hands over a batch if there is one. True if another can be filled meanwhile."""
         if self.learner is None or not (self.trains and self.collector.ready(now)):
             return False
-        self.learner.submit(self.collector.take(), env_steps)
+        batch = self.collector.take()
+        if self.ledger.missed:
+            batch.missed = self.ledger.take_missed()
+        self.learner.submit(batch, env_steps)
         return self.collector.collecting
 
     def publish(self) -> bool:
@@ -453,6 +469,8 @@ class PolicyDesk:
                 "version": self.version,
                 "updates": self.updates,
                 "episodes": self.ledger.episodes,
+                # Those under way will never end, as far as a successor is concerned.
+                "missed": [*self.ledger.missed, *self.ledger.number[self.ledger.open].tolist()],
                 "accounts": self.accounts.state(),
             },
         )
@@ -462,6 +480,7 @@ class PolicyDesk:
         self.version = int(state.data["version"])
         self.updates = int(state.data["updates"])
         self.ledger.episodes = int(state.data["episodes"])
+        self.ledger.missed = [int(number) for number in state.data["missed"]]
         self.accounts = Accounts.restore(state.data["accounts"])
         self.collector.accounts = self.accounts
         self.collector.version = self.version

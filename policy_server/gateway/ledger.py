@@ -14,6 +14,10 @@ from policy_server.types import Episode
 class EpisodeLedger:
     """Open episodes of all lanes of one policy.
 
+    Attributes:
+        missed: numbers of those that are over and were not `types.Episode.whole`, until they are
+            taken.
+
     Attributes (all by slot):
         open: an episode is under way.
         complete: its beginning was seen, and nothing of it was missed.
@@ -28,6 +32,7 @@ class EpisodeLedger:
         self.policy = policy
         self.episodes = 0
         self.empty = 0
+        self.missed: list[int] = []
         self._free: list[int] = []
         self._seats: dict[int, tuple[str, str, int]] = {}  # slot -> (group, session, lane)
         self._arrays(0)
@@ -87,6 +92,11 @@ class EpisodeLedger:
         self.total[slots] = 0.0
         self.number[slots] = self.episodes + np.arange(len(slots))
         self.episodes += len(slots)
+
+    def take_missed(self) -> np.ndarray:
+        """int64[n]"""
+        taken, self.missed = self.missed, []
+        return np.array(taken, np.int64)
 
     def step(self, slots: np.ndarray, rewards: np.ndarray) -> None:
         _add(slots, rewards, self.total, self.length)

@@ -13,10 +13,12 @@ from policy_server.acting import (
     Acting,
     EpsilonGreedy,
     NoisyActions,
+    Perturbed,
     SquashedGaussian,
     Stochastic,
 )
 from policy_server.inference.autoregressive import AutoregressiveChooser
+from policy_server.inference.deterministic import DeterministicChooser
 from policy_server.inference.epsilon_greedy import EpsilonGreedyChooser
 from policy_server.inference.noisy_actions import NoisyActionsChooser
 from policy_server.inference.own_chooser import OwnChooser
@@ -83,4 +85,6 @@ def make_chooser(layout: ActionLayout, acting: Acting) -> Chooser:
         return SquashedChooser(layout, acting)
     if isinstance(acting, NoisyActions):
         return NoisyActionsChooser(layout, acting)
+    if isinstance(acting, Perturbed):
+        return DeterministicChooser(layout)
     return Sampler(layout)

@@ -10,13 +10,14 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from policy_server.acting import Acting
+from policy_server.acting import Acting, Perturbed
 from policy_server.config import InferenceConfig, PreprocessingConfig
 from policy_server.inference.choosers import chooser_for
-from policy_server.inference.executors import make_executor
+from policy_server.inference.executors import Executor, make_executor
 from policy_server.inference.few_rows import FEW
 from policy_server.inference.lane_states import LaneStates
 from policy_server.inference.noise import draw, lane_keys
+from policy_server.inference.perturbed import PerturbedExecutor
 from policy_server.inference.preprocessing import Preprocessor
 from policy_server.inference.sampling import Choice, RealScale, Sampler
 from policy_server.networks import ActingNetwork
@@ -31,6 +32,7 @@ class ServedPolicy:
         columns: (shape, dtype) of each observation leaf as it is stored.
         sees_as_sent: `see` does nothing.
         states: what the lanes remember, where the network has a memory.
+        perturbs: it must be told which episodes begin (`start`).
     """
 
     def __init__(
@@ -54,7 +56,13 @@ class ServedPolicy:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = make_network(self.learner_spaces)
-        self._executor = make_executor(network, self.learner_spaces.observation, inference)
+        self._perturbed: PerturbedExecutor | None = None
+        if isinstance(acting, Perturbed):
+            self._perturbed = PerturbedExecutor(network, acting, inference, seed)
+        self._executor: Executor = self._perturbed or make_executor(
+            network, self.learner_spaces.observation, inference
+        )
+        self.perturbs = self._perturbed is not None
         self._chooser = chooser_for(network, self.layout, acting)
         self.states = LaneStates(network.state_size)
         self._remembers = self._chooser.remembers or self.states.size > 0
@@ -70,6 +78,12 @@ class ServedPolicy:
         """Room for lane numbers below `lanes`."""
         self._preprocessor.add_lanes(lanes)
         self.states.add_lanes(lanes)
+
+    def start(self, slots: np.ndarray, episodes: np.ndarray) -> None:
+        """Episodes with these numbers begin on these lanes, int64[n] each; number -1: one that is
+        played without perturbation. Only where `perturbs`."""
+        assert self._perturbed is not None, "this policy plays all episodes alike"
+        self._perturbed.start(slots, episodes)
 
     # -- a tick -------------------------------------------------------------------------------
 
@@ -108,7 +122,9 @@ class ServedPolicy:
             x = executor.vector(obs)
             return executor.few.act(x, chooser, log_std, mask, slots, keys, draws, greedy)
         uniform = draw(slots, keys, draws, chooser.noise_width)
-        if self.states.size:
+        if self._perturbed is not None:
+            head = self._perturbed(obs, slots)
+        elif self.states.size:
             head, states = executor.step(obs, self.states.take(slots))
             self.states.put(slots, states)
         else:

@@ -83,9 +83,15 @@ class ImageEncoder(nn.Module):
         self.outputs = math.prod(last) * channels
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        x: torch.Tensor = image.permute(0, 3, 1, 2).float()
-        if self.scale != 1.0:
-            x = x * self.scale
         # Channels stay last in memory all the way: no copy here, nor in the flattening.
-        x = self.layers(x.contiguous(memory_format=torch.channels_last))
-        return x.permute(0, 2, 3, 1).reshape(len(image), self.outputs)
+        x = self.as_channels(image).contiguous(memory_format=torch.channels_last)
+        return self.as_features(self.layers(x))
+
+    def as_channels(self, image: torch.Tensor) -> torch.Tensor:
+        """What the convolutions see: `[n, H, W, C]` -> float32 `[n, C, H, W]`."""
+        x: torch.Tensor = image.permute(0, 3, 1, 2).float()
+        return x if self.scale == 1.0 else x * self.scale
+
+    def as_features(self, x: torch.Tensor) -> torch.Tensor:
+        """What they gave, flattened: `[n, C, H, W]` -> `[n, outputs]`."""
+        return x.permute(0, 2, 3, 1).reshape(len(x), self.outputs)

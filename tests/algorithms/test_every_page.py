@@ -37,6 +37,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "R2D2": {**REPLAY, "sequence_length": 3, "burn_in": 2},
     "DDPG": {**ACTOR_CRITIC, "parameter_noise": 0.1}, "TD3": ACTOR_CRITIC, "SAC": ACTOR_CRITIC,
     "TQC": {**ACTOR_CRITIC, "quantiles": 5},
+    "ES": {"directions": 2}, "ARS": {"directions": 2, "top_directions": 1},
 }  # fmt: skip
 
 
@@ -68,20 +69,32 @@ def batches(name: str, n: int, state_size: int = 0) -> list[Batch]:
     torch.manual_seed(0)
     network = build_network(spaces(name), MODEL)
     made = [random_batch(network, spaces(name), 5, 4, seed) for seed in range(n)]
-    # An episode number of its own for each, so that nothing looks like a gap.
-    return [
-        dataclasses.replace(
-            batch,
-            episodes=1000 * i + np.cumsum(batch.terminated | batch.truncated, 0),
-            state=np.zeros((4, state_size), np.float32) if state_size else None,
-        )
-        for i, batch in enumerate(made)
-    ]
+    state = np.zeros((4, state_size), np.float32) if state_size else None
+    return in_turn([dataclasses.replace(batch, state=state) for batch in made])
+
+
+def in_turn(batches: list[Batch]) -> list[Batch]:
+    """The same as if their lanes had gone on from each to the next: each episode has the next
+    number when it begins."""
+    lanes = batches[0].rewards.shape[1]
+    number, first_t, following = np.arange(lanes), np.zeros(lanes, np.int64), lanes
+    result = []
+    for batch in batches:
+        episodes = np.empty(batch.rewards.shape, np.int64)
+        for t, ended in enumerate(batch.terminated | batch.truncated):
+            episodes[t] = number
+            number = number.copy()
+            number[ended] = following + np.arange(ended.sum())
+            following += int(ended.sum())
+        result.append(dataclasses.replace(batch, episodes=episodes, first_t=first_t))
+        first_t = np.where(ended, 0, result[-1].t[-1] + 1)
+    return result
 
 
 @pytest.mark.parametrize(("name", "model"), MODELS)
 def test_three_updates_and_three_elsewhere_are_six(name: str, model: ModelConfig) -> None:
-    one, other = make(name, 0, model), make(name, 1, model)
+    # Directions in parameter space are the seed's, for those who play as for those who learn.
+    one, other = make(name, 0, model), make(name, 0 if name in ("ES", "ARS") else 1, model)
     played = batches(name, 6, one.network.state_size)
     for i, batch in enumerate(played[:3]):
         one.update(batch, 20 * i)

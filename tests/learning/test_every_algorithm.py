@@ -67,10 +67,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "TD3": {**ACTOR_CRITIC},
     "TQC": {**ACTOR_CRITIC, "initial_alpha": 0.1},
     "Rainbow": {**REPLAY, "num_atoms": 11, "v_min": -2.0, "v_max": 2.0, "n_step": 1},
+    "ES": {"lr": 0.05, "noise_stdev": 0.1, "directions": 16, "train_batch_size": 512},
+    "ARS": {
+        "lr": 0.05, "noise_stdev": 0.1, "directions": 16, "top_directions": 8,
+        "train_batch_size": 512,
+    },
 }  # fmt: skip
 UPDATES = {
     "PG": 150, "A2C": 150, "A3C": 150, "PPO": 60, "IMPALA": 150, "APPO": 50, "DQN": 60,
-    "Rainbow": 60, "R2D2": 18, "DDPG": 25, "TD3": 25, "SAC": 25, "TQC": 25,
+    "Rainbow": 60, "R2D2": 18, "DDPG": 25, "TD3": 25, "SAC": 25, "TQC": 25, "ES": 60, "ARS": 60,
 }  # fmt: skip
 CASES = [
     (name, world)
