@@ -60,6 +60,9 @@ class PerturbedExecutor:
     def vector(self, obs: Leaves) -> np.ndarray:
         raise TypeError("there is no vector where there is no `few`")
 
+    def step(self, obs: Leaves, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        raise TypeError("no algorithm perturbs a network with a memory")
+
     def start(self, slots: np.ndarray, episodes: np.ndarray) -> None:
         """Episodes with these numbers, or CLEAN, begin on these lanes; with the parameters that
         are there when they act first."""

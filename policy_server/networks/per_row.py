@@ -44,7 +44,7 @@ class PerRowActor:
     def __call__(self, rows: torch.Tensor, obs: Observations) -> torch.Tensor:
         """Shapes: rows float32 `[n, P]`, each a flat snapshot of the actor; observations of n ->
         heads `[n, H]`."""
-        flat = zip(rows.split(self._sizes, 1), self._shapes, strict=True)
+        flat = zip(torch.split(rows, self._sizes, 1), self._shapes, strict=True)
         own = [part.reshape(len(rows), *shape) for part, shape in flat]
         features = []
         for (part, steps), leaf in zip(self._parts, obs, strict=True):
