@@ -74,6 +74,27 @@ def test_exactly_once_adjacent_and_balanced(world, seed, collection):
     assert accounts.dropped["interrupted"] > 0
 
 
+def test_episodes_that_nobody_will_have_whole_are_named_once(world):
+    w = world(evaluation={"interval": 3, "episodes": 2})
+    auditor, _ = play(w, random.Random(0), ticks=1500)
+    desk = w.desk
+    named = [int(number) for batch in auditor.batches for number in batch.missed]
+    over = {episode.number: episode for episode in desk.episodes}
+    assert any(over[number].ending == "interrupted" for number in named)
+    assert any(over[number].evaluation for number in named)
+    assert sorted(named + desk.ledger.missed) == sorted(
+        episode.number
+        for episode in desk.episodes
+        if episode.ending == "interrupted" or episode.evaluation or not episode.complete
+    )
+    # As far as a successor is concerned, those under way are over.
+    going = desk.ledger.number[desk.ledger.open].tolist()
+    assert len(going) > 3
+    assert sorted(desk.state().data["missed"]) == sorted(desk.ledger.missed + going)
+    desk.load(desk.state())
+    assert set(going) <= set(desk.ledger.missed)
+
+
 def test_synchronous_without_mishaps_drops_only_what_was_abandoned(world):
     w = world()
     auditor, _ = play(w, random.Random(3), ticks=800, mishaps=False)
