@@ -25,8 +25,13 @@ def direction(seed: int, number: int, size: int) -> np.ndarray:
     return generator.standard_normal(size, np.float32)
 
 
-def perturbed(weights: np.ndarray, deviation: float, seed: int, episode: int) -> np.ndarray:
-    """The parameters that an episode is played with: float32 `[P]` -> float32 `[P]`."""
+def perturbed(
+    weights: np.ndarray, learned: np.ndarray, deviation: float, seed: int, episode: int
+) -> np.ndarray:
+    """What an episode is played with: float32 `[P]` -> float32 `[P]`; there is noise in those
+    numbers alone that are `learned`, bool[P]."""
     number, backwards = pair_of(episode)
     step = np.float32(-deviation if backwards else deviation)
-    return weights + step * direction(seed, number, len(weights))
+    played = weights.copy()
+    played[learned] += step * direction(seed, number, int(learned.sum()))
+    return played

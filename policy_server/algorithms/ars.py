@@ -79,7 +79,7 @@ class ARS:
         self.config, self.device, self._seed = config, device, seed
         self._rewards = (reward_scale, reward_clip)
         self.network = seeded(lambda: self.make_network(spaces, model, config), seed, device)
-        self._weights = one_vector(list(self.network.parameters()))
+        self._weights = one_vector([p for p in self.network.parameters() if p.requires_grad])
         self._returns = MirroredReturns()
 
     def update(self, batch: Batch, env_steps: int) -> dict[str, float]:

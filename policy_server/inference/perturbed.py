@@ -17,9 +17,15 @@ from policy_server.errors import ConfigError
 from policy_server.inference.few_rows import FewRows
 from policy_server.networks.actor import ActorNetwork
 from policy_server.networks.device import pick_device
-from policy_server.networks.per_row import PerRowActor
+from policy_server.networks.per_row import per_row
 from policy_server.networks.policy import ActingNetwork
-from policy_server.networks.snapshot import as_tensor, check_vector, flatten_parameters, kept
+from policy_server.networks.snapshot import (
+    as_tensor,
+    check_vector,
+    flatten_parameters,
+    kept,
+    learned,
+)
 from policy_server.perturbation import perturbed
 from policy_server.types import Leaves
 
@@ -49,13 +55,14 @@ class PerturbedExecutor:
         assert isinstance(network, ActorNetwork)
         plain_on_cpu = network.policy_layers() is not None and inference.device == "auto"
         self._device = torch.device("cpu") if plain_on_cpu else pick_device(inference.device)
-        self._forward = PerRowActor(network.to(self._device).eval())
+        weights, self._learned = flatten_parameters(network), learned(network)
+        self._forward = per_row(network.to(self._device).eval())
         self._acting, self._seed = acting, seed
-        self._size = len(flatten_parameters(network))
+        self._size = len(weights)
         self._rows = torch.zeros((0, self._size), device=self._device)  # by slot
         self._episodes = np.zeros(0, np.int64)  # by slot; CLEAN: none
         self._fresh = np.zeros(0, bool)  # by slot: its row is still to be made
-        self.load(flatten_parameters(network))
+        self.load(weights)
 
     def vector(self, obs: Leaves) -> np.ndarray:
         raise TypeError("there is no vector where there is no `few`")
@@ -75,7 +82,7 @@ class PerturbedExecutor:
         self._episodes[slots] = episodes
         self._fresh[slots] = episodes != CLEAN
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, obs: Leaves, slots: np.ndarray | None = None) -> np.ndarray:
         """Leaves `[n, ...]` of the lanes `slots` int64[n] -> heads float32 `[n, H]`; None: all by
         the network itself."""
@@ -103,7 +110,8 @@ class PerturbedExecutor:
             more = torch.zeros((missing, self._size), device=self._device)
             self._rows = torch.cat([self._rows, more])
         episode = int(self._episodes[slot])
-        row = perturbed(self._weights, self._acting.deviation, self._seed, episode)
+        deviation = self._acting.deviation
+        row = perturbed(self._weights, self._learned, deviation, self._seed, episode)
         self._rows[slot] = torch.from_numpy(row).to(self._device)
         self._fresh[slot] = False
 

@@ -11,7 +11,9 @@ from torch.nn.functional import conv2d
 
 from policy_server.networks.actor import ActorNetwork
 from policy_server.networks.conv import ImageEncoder
+from policy_server.networks.encoder import ObservationEncoder
 from policy_server.networks.policy import Observations
+from policy_server.networks.snapshot import own_tensors
 
 
 class _Step(NamedTuple):
@@ -22,14 +24,44 @@ class _Step(NamedTuple):
     weight: int | None
 
 
+def per_row(actor: ActorNetwork) -> PerRowActor | RowByRow:
+    """The fastest way through an actor. It is used up: its tensors may show other numbers.
+
+    Shapes: rows float32 `[n, P]`, each a flat snapshot of the actor; observations of n -> heads
+    `[n, H]`.
+    """
+    ours = isinstance(actor.encoder, ObservationEncoder)
+    return PerRowActor(actor) if ours else RowByRow(actor)
+
+
+class RowByRow:
+    """An actor with a module of the user's own, which may do anything: one row after the other."""
+
+    def __init__(self, actor: ActorNetwork):
+        self._actor = actor
+        self._tensors = list(own_tensors(actor))
+        self._sizes = [tensor.numel() for tensor in self._tensors]
+
+    def __call__(self, rows: torch.Tensor, obs: Observations) -> torch.Tensor:
+        """As `per_row` says."""
+        heads = []
+        for i, row in enumerate(rows):
+            parts = torch.split(row, self._sizes)
+            for tensor, part in zip(self._tensors, parts, strict=True):
+                tensor.data = part.view(tensor.shape)
+            heads.append(self._actor.policy([leaf[i : i + 1] for leaf in obs]))
+        return torch.cat(heads)
+
+
 class PerRowActor:
-    """An actor whose layers are batched products of each row with its own weights.
+    """An actor of our own layers, which are batched products of each row with its weights.
 
     Raises:
         TypeError: a layer that is not known here.
     """
 
     def __init__(self, actor: ActorNetwork):
+        assert isinstance(actor.encoder, ObservationEncoder)
         parameters = list(actor.parameters())
         self._sizes = [p.numel() for p in parameters]
         self._shapes = [p.shape for p in parameters]
@@ -42,8 +74,7 @@ class PerRowActor:
         self._squash = actor.squash
 
     def __call__(self, rows: torch.Tensor, obs: Observations) -> torch.Tensor:
-        """Shapes: rows float32 `[n, P]`, each a flat snapshot of the actor; observations of n ->
-        heads `[n, H]`."""
+        """As `per_row` says."""
         flat = zip(torch.split(rows, self._sizes, 1), self._shapes, strict=True)
         own = [part.reshape(len(rows), *shape) for part, shape in flat]
         features = []

@@ -42,6 +42,12 @@ def flatten_parameters(module: nn.Module) -> np.ndarray:
     return vector
 
 
+def learned(module: nn.Module) -> np.ndarray:
+    """Which numbers of the flat vector are of parameters that learn: bool[P]."""
+    parts = [np.full(t.numel(), t.requires_grad, bool) for t in own_tensors(module)]
+    return np.concatenate([np.zeros(0, bool), *parts])
+
+
 def flat_view(module: nn.Module) -> np.ndarray | None:
     """The same without copying, where the numbers lie side by side already, as an optimiser over
     one vector leaves them: float32 `[P]`, read-only, the network's own memory. Else None."""

@@ -26,10 +26,15 @@ RNG = np.random.default_rng(0)
 
 
 def check_noise(page: dict[str, Any]) -> None:
-    weights = RNG.normal(size=SIZE).astype(np.float32)
+    weights = RNG.normal(size=SIZE + 3).astype(np.float32)
+    learned = np.ones(SIZE + 3, bool)
+    learned[[0, 7, 41]] = False  # of a network whose other numbers stay as they are
     for pair in (0, 1, 7):
-        one, other = (page["perturbed"](weights, 0.1, SEED, 2 * pair + half) for half in (0, 1))
-        eps = page["direction"](SEED, pair, SIZE)
+        one, other = (
+            page["perturbed"](weights, learned, 0.1, SEED, 2 * pair + half) for half in (0, 1)
+        )
+        eps = np.zeros(SIZE + 3)
+        eps[learned] = page["direction"](SEED, pair, SIZE)
         np.testing.assert_allclose(one, weights + 0.1 * eps, atol=1e-6)
         np.testing.assert_allclose(other, weights - 0.1 * eps, atol=1e-6)
         assert page["pair_of"](2 * pair) == (pair, 0)

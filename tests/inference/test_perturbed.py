@@ -21,6 +21,7 @@ from policy_server.inference.served import ServedPolicy
 from policy_server.networks import flatten_parameters, load_flat, per_row
 from policy_server.networks.actor import ActorNetwork
 from policy_server.networks.per_row import PerRowActor
+from policy_server.networks.snapshot import learned
 from policy_server.perturbation import perturbed
 from policy_server.types import ActionLayout, Leaves, PolicySpaces
 from sim_clients.protocol.spaces import Box, Dict, MultiBinary, MultiDiscrete, leaves
@@ -101,6 +102,7 @@ def test_a_broken_row_shows(line: str, instead: str) -> None:
 # -- episodes --------------------------------------------------------------------------------------
 
 SPACE, MODEL = Box(-9, 9, (5,)), {"hidden": (8,)}
+ALL = np.ones(5 * 8 + 8 + 8 * WIDTH + WIDTH, bool)
 
 
 def check_episodes(kind: type[PerturbedExecutor]) -> None:
@@ -117,7 +119,7 @@ def check_episodes(kind: type[PerturbedExecutor]) -> None:
         np.testing.assert_allclose(found, one_by_one(net, np.stack(rows), obs), atol=1e-5)
 
     def noisy(weights: np.ndarray, episode: int) -> np.ndarray:
-        return perturbed(weights, DEVIATION, SEED, episode)
+        return perturbed(weights, ALL, DEVIATION, SEED, episode)
 
     executor.start(slots, np.array([6, 7, 2, CLEAN]))
     check(*(noisy(first, episode) for episode in (6, 7, 2)), first)
@@ -148,8 +150,8 @@ def test_an_episode_keeps_the_parameters_it_began_with() -> None:
         ("self._fresh[slot] = False", "pass"),
         ("rows[torch.from_numpy(clean).to(self._device)] = self._clean", "pass"),
         ("self._episodes[slots] == CLEAN", "self._episodes[slots] == CLEAN - 1"),
-        ("perturbed(self._weights, self._acting.deviation", "perturbed(self._weights, 0.0"),
-        ("self._acting.deviation, self._seed, episode)", "0.1, self._seed, episode + 1)"),
+        ("deviation = self._acting.deviation", "deviation = 0.0"),
+        ("deviation, self._seed, episode)", "deviation, self._seed, episode + 1)"),
         ("self._clean = as_tensor(self._weights)", "self._clean = torch.zeros(self._size)"),
         ("np.where(clean, 0, slots)", "np.where(clean, 0, slots[::-1])"),
     ],
@@ -212,9 +214,36 @@ def test_a_served_policy_acts_by_episode() -> None:
         return served.choose(obs, None, slots, keys, np.zeros(4, np.uint64), None, 0)
 
     served.start(slots, np.array([8, 9]))
-    rows = [perturbed(served.weights(), DEVIATION, SEED, episode) for episode in (8, 9)]
+    rows = [perturbed(served.weights(), ALL, DEVIATION, SEED, episode) for episode in (8, 9)]
     heads = one_by_one(network(SPACE, MODEL), np.stack(rows), obs)
     np.testing.assert_allclose(choose().reals, heads[:, 7:], atol=1e-5)
     served.start(slots, np.array([CLEAN, CLEAN]))
     heads = one_by_one(network(SPACE, MODEL), np.stack([served.weights()] * 2), obs)
     np.testing.assert_allclose(choose().reals, heads[:, 7:], atol=1e-5)
+
+
+class Scaled(torch.nn.Module):
+    """A user's module, with a number that is given and not learned."""
+
+    def __init__(self, spaces: PolicySpaces, outputs: int):
+        super().__init__()
+        self.body = torch.nn.Linear(5, outputs)
+        self.given = torch.nn.Parameter(torch.tensor(2.0), requires_grad=False)
+        self.register_buffer("shift", torch.tensor(0.5))
+
+    def policy(self, obs: Any) -> torch.Tensor:
+        return torch.sin(self.given * self.body(obs[0]) + self.shift)
+
+
+def test_a_module_of_the_users_own_is_perturbed_where_it_learns() -> None:
+    model = {"hidden": (6,), "custom": f"{__name__}:Scaled"}
+    executor = PerturbedExecutor(
+        network(SPACE, model), Perturbed(DEVIATION), InferenceConfig("cpu"), SEED
+    )
+    net, obs, slots = network(SPACE, model), observations(SPACE, 4), np.arange(4)
+    own, where = flatten_parameters(net), learned(net)
+    assert own[~where].tolist() == [2.0, 0.5]
+    executor.start(slots, slots)
+    rows = np.stack([perturbed(own, where, DEVIATION, SEED, episode) for episode in range(4)])
+    assert (rows[:, ~where] == [2.0, 0.5]).all()
+    np.testing.assert_allclose(executor(obs, slots), one_by_one(net, rows, obs), atol=1e-5)
