@@ -214,6 +214,13 @@ class A2CConfig(AlgorithmConfig):
         super().__init__("A2C")
 
 
+class A3CConfig(AlgorithmConfig):
+    """The builder, with A3C (asynchronous A2C)."""
+
+    def __init__(self) -> None:
+        super().__init__("A3C")
+
+
 class PPOConfig(AlgorithmConfig):
     """The builder, with PPO (proximal policy optimisation)."""
 
@@ -247,6 +254,55 @@ class RainbowConfig(AlgorithmConfig):
 
     def __init__(self) -> None:
         super().__init__("Rainbow")
+
+
+class R2D2Config(AlgorithmConfig):
+    """The builder, with R2D2 (DQN with a memory)."""
+
+    def __init__(self) -> None:
+        super().__init__("R2D2")
+
+
+class SACConfig(AlgorithmConfig):
+    """The builder, with SAC (soft actor-critic)."""
+
+    def __init__(self) -> None:
+        super().__init__("SAC")
+
+
+class DDPGConfig(AlgorithmConfig):
+    """The builder, with DDPG (deep deterministic policy gradient)."""
+
+    def __init__(self) -> None:
+        super().__init__("DDPG")
+
+
+class TD3Config(AlgorithmConfig):
+    """The builder, with TD3 (twin delayed DDPG)."""
+
+    def __init__(self) -> None:
+        super().__init__("TD3")
+
+
+class TQCConfig(AlgorithmConfig):
+    """The builder, with TQC (truncated quantile critics)."""
+
+    def __init__(self) -> None:
+        super().__init__("TQC")
+
+
+class ESConfig(AlgorithmConfig):
+    """The builder, with ES (evolution strategies)."""
+
+    def __init__(self) -> None:
+        super().__init__("ES")
+
+
+class ARSConfig(AlgorithmConfig):
+    """The builder, with ARS (augmented random search)."""
+
+    def __init__(self) -> None:
+        super().__init__("ARS")
 
 
 def _resolve_callbacks(callbacks: type[Callbacks] | str | None) -> type[Callbacks] | None:

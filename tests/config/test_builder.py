@@ -255,3 +255,13 @@ def test_the_presets_that_ship_are_settings(monkeypatch: pytest.MonkeyPatch) -> 
         env = env.replace("_", "/") if env.startswith("ALE_") else env
         settings = AlgorithmConfig(algorithm).environment(env).preset().settings()
         assert settings.environment.env == env
+
+
+def test_every_algorithm_has_its_builder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the real training classes
+    for name in sorted(algorithms._OURS):
+        config = getattr(policy_server, f"{name}Config")
+        assert f"{name}Config" in policy_server.__all__
+        settings = config().environment("CartPole-v1").settings()
+        assert settings.algorithm == name
+        assert type(settings.training) is algorithms.training_class(name)
