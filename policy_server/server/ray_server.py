@@ -46,7 +46,7 @@ class RayServer:
             start_ray(settings.server.ray_address)
             self._started_ray = True
         device = settings.learners.device
-        gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
+        gpus = _gpus()
         share = 0.0
         if gpus and (device == "auto" or device.startswith("cuda")):
             share = min(1.0, gpus / (len(settings.multi_agent.policies) + 1))
@@ -159,3 +159,11 @@ def start_ray(address: str | None) -> None:
         logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",
     )
+
+
+def _gpus() -> float:
+    """Of the cluster, or of the share of it that whoever started us was given."""
+    group = ray.util.get_current_placement_group()
+    if group is not None:
+        return float(sum(bundle.get("GPU", 0) for bundle in group.bundle_specs))
+    return float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
