@@ -31,6 +31,17 @@ class EpsilonGreedy:
 
 
 @dataclass(frozen=True)
+class LaneEpsilons:
+    """As `EpsilonGreedy`, but with an epsilon for each lane that stays as it is:
+    base ** (1 + exponent * x), where x of lane number i is the i-th number of the van der Corput
+    sequence, so that lanes are spread evenly over [0, 1) however many there are
+    (https://arxiv.org/abs/1803.00933, section 4.1, has i / (N - 1) there)."""
+
+    base: float = 0.4
+    exponent: float = 7.0
+
+
+@dataclass(frozen=True)
 class SquashedGaussian:
     """Draws reals from tanh of a Gaussian and choices from their logits: heads are logits, means
     and log deviations. Greedy is tanh of the mean, and the likeliest choice.
@@ -77,5 +88,5 @@ class Perturbed:
     deviation: float = 0.02
 
 
-Acting = Stochastic | EpsilonGreedy | SquashedGaussian | NoisyActions | Perturbed
+Acting = Stochastic | EpsilonGreedy | LaneEpsilons | SquashedGaussian | NoisyActions | Perturbed
 """All of them."""

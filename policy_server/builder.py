@@ -256,6 +256,13 @@ class RainbowConfig(AlgorithmConfig):
         super().__init__("Rainbow")
 
 
+class ApexDQNConfig(AlgorithmConfig):
+    """The builder, with Ape-X DQN (lanes explore by degrees)."""
+
+    def __init__(self) -> None:
+        super().__init__("ApexDQN")
+
+
 class R2D2Config(AlgorithmConfig):
     """The builder, with R2D2 (DQN with a memory)."""
 

@@ -171,8 +171,12 @@ def test_only_the_command_knows_the_bench():
     assert outside == {"policy_server.cli"}
 
 
-def test_ray_is_in_the_wiring_and_the_learner_actor():
-    assert importers("ray") == {"policy_server.server.ray_server", "policy_server.learners.remote"}
+def test_ray_is_in_the_wiring_the_learner_actor_and_the_shards_of_replay():
+    assert importers("ray") == {
+        "policy_server.server.ray_server",
+        "policy_server.learners.remote",
+        "policy_server.replay.shards",
+    }
 
 
 @pytest.mark.parametrize("place", TORCH_FREE)

@@ -45,6 +45,7 @@ _PAGES: dict[str, tuple[str | type, str | type]] = {
     "DQN": (f"{__name__}.dqn_options:DQNTraining", f"{__name__}.dqn:DQN"),
     "Rainbow": (f"{__name__}.dqn_options:RainbowTraining", f"{__name__}.dqn:DQN"),
     "R2D2": (f"{__name__}.r2d2_options:R2D2Training", f"{__name__}.r2d2:R2D2"),
+    "ApexDQN": (f"{__name__}.apex_options:ApexDQNTraining", f"{__name__}.apex_dqn:ApexDQN"),
     "DDPG": (f"{__name__}.td3_options:DDPGTraining", f"{__name__}.td3:TD3"),
     "TD3": (f"{__name__}.td3_options:TD3Training", f"{__name__}.td3:TD3"),
     "SAC": (f"{__name__}.sac_options:SACTraining", f"{__name__}.sac:SAC"),

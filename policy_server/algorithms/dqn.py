@@ -22,6 +22,8 @@ What can be set is in `dqn_options`. Where this page deviates:
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch.nn.functional import huber_loss
 
@@ -49,12 +51,19 @@ FORBIDDEN = -1e30
 """Value of a masked action: below all others, and finite."""
 
 
+class Estimate(Protocol):
+    """What the loss must know of the options."""
+
+    @property
+    def double(self) -> bool: ...
+
+
 def dqn_loss(
     online: QNetwork,
     target: QNetwork,
     steps: Transitions,
     weights: torch.Tensor,
-    config: DQNTraining,
+    config: Estimate,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """This page's objective, a weighted mean over N steps; and for each, `[N]`, the value of what
     was done and how wrong that was.

@@ -11,7 +11,7 @@ import torch
 
 from policy_server.algorithms.replay_options import ReplayTraining
 from policy_server.algorithms.rewards import shaped
-from policy_server.replay.draws import PrioritizedDraws, UniformDraws
+from policy_server.replay.draws import Draws, PrioritizedDraws, UniformDraws
 from policy_server.replay.rate_limiter import RateLimiter
 from policy_server.replay.steps import StepBuffer, Transitions
 from policy_server.types import Batch
@@ -27,7 +27,8 @@ Item = TypeVar("Item", bound=Movable)
 
 
 class Buffer(Protocol):
-    """Where it is kept: `replay.steps.StepBuffer` or `replay.sequences.SequenceBuffer`."""
+    """Where it is kept: `replay.steps.StepBuffer`, `replay.sequences.SequenceBuffer` or
+    `replay.shards.ShardedSteps`."""
 
     capacity: int
     device: torch.device
@@ -75,12 +76,15 @@ class Replayed(Generic[Item]):
         make_buffer: Callable[[torch.device], Any],
         read: Callable[[Any, np.ndarray], Item],
         steps_drawn: int,
+        *,
+        draws_itself: bool = False,
     ):
         """`make_buffer`: on a device; `read`: some places of it; `steps_drawn`: samples that one
-        gradient step counts as."""
+        gradient step counts as; `draws_itself`: the buffer is `replay.draws.Draws`, too."""
         self._config, self._device = config, device
         self._rewards = (reward_scale, reward_clip)
         self._make_buffer, self._read = make_buffer, read
+        self._draws_itself = draws_itself
         self._rng = np.random.default_rng(seed)
         self._limiter = RateLimiter(
             config.samples_per_insert,
@@ -95,19 +99,36 @@ class Replayed(Generic[Item]):
         """With nothing in it."""
         c = self._config
         home = self._device if c.replay_on_gpu else torch.device("cpu")
-        self.buffer: Buffer = self._make_buffer(home)
-        self._draws: UniformDraws | PrioritizedDraws = UniformDraws(self.buffer, self._rng)
-        if c.prioritized:
+        made: Any = self._make_buffer(home)
+        self.buffer: Buffer = made
+        self._draws: Draws = made if self._draws_itself else UniformDraws(self.buffer, self._rng)
+        if c.prioritized and not self._draws_itself:
             self._draws = PrioritizedDraws(
                 self.buffer, self._rng, c.prioritized_alpha, c.prioritized_beta, c.prioritized_eps
             )
 
-    def due(self, batch: Batch) -> Iterator[Drawn[Item]]:
-        """Takes a batch in; then draws for each gradient step that is due."""
+    def due(
+        self, batch: Batch, judge: Callable[[Item], torch.Tensor] | None = None
+    ) -> Iterator[Drawn[Item]]:
+        """Takes a batch in; then draws for each gradient step that is due. `judge`: how wrong the
+        learner is about steps, `[n]`; then new ones come in with a priority of their own."""
         gone, new = self.buffer.insert(batch, shaped(batch.rewards, *self._rewards))
         self._draws.moved(gone, new)
+        if judge is not None:
+            self._judge(new, judge)
         for _ in range(self._limiter.insert(self.buffer.steps_of(new))):
             yield self._draw()
+
+    def _judge(self, new: np.ndarray, judge: Callable[[Item], torch.Tensor]) -> None:
+        known = new[self.buffer.drawable(new)]
+        size = self._config.train_batch_size
+        for start in range(0, len(known), size):
+            places = known[start : start + size]
+            self._surprised(places, judge(self._steps(places)))
+
+    def _steps(self, places: np.ndarray) -> Item:
+        steps = self._read(self.buffer, places)
+        return steps if self.buffer.device == self._device else steps.to(self._device)
 
     def _target_is_due(self) -> bool:
         """Asked once per gradient step."""
@@ -122,18 +143,18 @@ class Replayed(Generic[Item]):
     def _draw(self) -> Drawn[Item]:
         c = self._config
         places, weights = self._draws.draw(c.train_batch_size)
-        steps = self._read(self.buffer, places)
-        if self.buffer.device != self._device:
-            steps = steps.to(self._device)
         weights_there = torch.from_numpy(weights).to(self._device)
-        return Drawn(places, steps, weights_there, self._target_is_due())
+        return Drawn(places, self._steps(places), weights_there, self._target_is_due())
 
     def surprised(self, drawn: Drawn[Item], errors: torch.Tensor) -> None:
         """How wrong the learner was about each of them, `[n]`."""
-        if isinstance(self._draws, PrioritizedDraws):
+        self._surprised(drawn.places, errors)
+
+    def _surprised(self, places: np.ndarray, errors: torch.Tensor) -> None:
+        if self._config.prioritized:
             numbers = errors.cpu().numpy()
             if np.isfinite(numbers).all():  # else the update ends in an error
-                self._draws.surprised(drawn.places, numbers)
+                self._draws.surprised(places, numbers)
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -12,6 +12,7 @@ import numpy as np
 from policy_server.acting import (
     Acting,
     EpsilonGreedy,
+    LaneEpsilons,
     NoisyActions,
     Perturbed,
     SquashedGaussian,
@@ -20,6 +21,7 @@ from policy_server.acting import (
 from policy_server.inference.autoregressive import AutoregressiveChooser
 from policy_server.inference.deterministic import DeterministicChooser
 from policy_server.inference.epsilon_greedy import EpsilonGreedyChooser
+from policy_server.inference.lane_epsilons import LaneEpsilonsChooser
 from policy_server.inference.noisy_actions import NoisyActionsChooser
 from policy_server.inference.own_chooser import OwnChooser
 from policy_server.inference.sampling import Choice, Sampler
@@ -81,6 +83,8 @@ def make_chooser(layout: ActionLayout, acting: Acting) -> Chooser:
     """What carries `acting` out with plain heads."""
     if isinstance(acting, EpsilonGreedy):
         return EpsilonGreedyChooser(layout, acting)
+    if isinstance(acting, LaneEpsilons):
+        return LaneEpsilonsChooser(layout, acting)
     if isinstance(acting, SquashedGaussian):
         return SquashedChooser(layout, acting)
     if isinstance(acting, NoisyActions):

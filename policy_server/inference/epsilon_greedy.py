@@ -37,6 +37,10 @@ class EpsilonGreedyChooser:
         """When the policy has made so many steps."""
         return float(np.interp(policy_steps, self._steps, self._values))
 
+    def epsilons(self, policy_steps: int, slots: np.ndarray) -> np.ndarray:
+        """Of these lanes, float64 `[n, 1]`."""
+        return np.full((len(slots), 1), self.epsilon(policy_steps))
+
     def choose(
         self,
         head: np.ndarray,
@@ -48,7 +52,7 @@ class EpsilonGreedyChooser:
         slots: np.ndarray,
     ) -> Choice:
         """As `Chooser.choose`."""
-        epsilon = np.full((len(head), 1), self.epsilon(policy_steps))
+        epsilon = self.epsilons(policy_steps, slots)
         values = head[:, : self._width]
         if greedy is not None:
             epsilon[greedy] = 0.0

@@ -87,10 +87,20 @@ class PrioritizedDraws:
         self._tree.set(new, self._largest**self._alpha)
 
     def draw(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        places = _until_drawable(self._buffer, n, lambda k: self._tree.draw(k, self._rng))
-        share = self._tree[places] / self._tree.total
+        places, masses = self.pick(n)
+        share = masses / self.mass
         weights = (self._buffer.items * share) ** -self.beta
         return places, (weights / weights.max()).astype(np.float32)
+
+    @property
+    def mass(self) -> float:
+        """Sum of all p^alpha."""
+        return self._tree.total
+
+    def pick(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Places int64[n], and p^alpha of each."""
+        places = _until_drawable(self._buffer, n, lambda k: self._tree.draw(k, self._rng))
+        return places, self._tree[places]
 
     def surprised(self, places: np.ndarray, errors: np.ndarray) -> None:
         priorities = np.abs(errors).astype(np.float64) + self._eps

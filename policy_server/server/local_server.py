@@ -8,7 +8,7 @@ from typing import Any
 
 from policy_server.callbacks import Callbacks
 from policy_server.checkpoints.checkpoint import Checkpoint
-from policy_server.errors import LearnerError
+from policy_server.errors import ConfigError, LearnerError
 from policy_server.gateway.session import Frames, Peer
 from policy_server.learners.learner import Learner
 from policy_server.learners.local import LocalLearner
@@ -56,6 +56,14 @@ class LocalServer:
         callbacks: type[Callbacks] | None = None,
         checkpoint: Checkpoint | None = None,
     ):
+        for name in settings.trained_policies:
+            shards = getattr(settings.policy_settings(name).training, "replay_shards", 0)
+            if shards:
+                raise ConfigError(
+                    f"training.replay_shards = {shards} expects processes of its own, which a server "
+                    "in one process has none of: leave it out (0), or build without in_process=True."
+                )
+
         def make_learner(arguments: dict[str, Any], state: PolicyState | None) -> LocalLearner:
             return LocalLearner(Learner(**arguments), state)
 

@@ -34,6 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "PPO": {"minibatch_size": 8, "num_epochs": 2},
     "APPO": {"minibatch_size": 8, "num_epochs": 2, "target_update_frequency": 2},
     "DQN": REPLAY, "Rainbow": {**REPLAY, "num_atoms": 5},
+    "ApexDQN": REPLAY,
     "R2D2": {**REPLAY, "sequence_length": 3, "burn_in": 2},
     "DDPG": {**ACTOR_CRITIC, "parameter_noise": 0.1}, "TD3": ACTOR_CRITIC, "SAC": ACTOR_CRITIC,
     "TQC": {**ACTOR_CRITIC, "quantiles": 5},

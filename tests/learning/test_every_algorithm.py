@@ -58,6 +58,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "vf_clip_param": None,
     },
     "DQN": {**REPLAY, "epsilon": ((0, 1.0), (4000, 0.05)), "dueling": False},
+    "ApexDQN": {**REPLAY, "dueling": False},
     "R2D2": {
         **REPLAY, "train_batch_size": 16, "sequence_length": 8, "burn_in": 4, "lr": 1e-2,
         "rollout_fragment_length": 16, "adam_eps": 1e-6, "epsilon": ((0, 1.0), (1500, 0.05)),
@@ -75,7 +76,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 UPDATES = {
     "PG": 150, "A2C": 150, "A3C": 150, "PPO": 60, "IMPALA": 150, "APPO": 50, "DQN": 60,
-    "Rainbow": 60, "R2D2": 18, "DDPG": 25, "TD3": 25, "SAC": 25, "TQC": 25, "ES": 60, "ARS": 60,
+    "Rainbow": 60, "ApexDQN": 60, "R2D2": 18, "DDPG": 25, "TD3": 25, "SAC": 25, "TQC": 25, "ES": 60, "ARS": 60,
 }  # fmt: skip
 CASES = [
     (name, world)
