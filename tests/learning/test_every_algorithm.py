@@ -76,7 +76,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 UPDATES = {
     "PG": 150, "A2C": 150, "A3C": 150, "PPO": 60, "IMPALA": 150, "APPO": 50, "DQN": 60,
-    "Rainbow": 60, "ApexDQN": 60, "R2D2": 18, "DDPG": 25, "TD3": 25, "SAC": 25, "TQC": 25, "ES": 60, "ARS": 60,
+    "Rainbow": 60, "ApexDQN": 40, "R2D2": 18, "DDPG": 25, "TD3": 25, "SAC": 25, "TQC": 25, "ES": 60, "ARS": 60,
 }  # fmt: skip
 CASES = [
     (name, world)
