@@ -1,5 +1,5 @@
-"""Every algorithm solves every tiny world that it can act in, through the gateway, and does not
-where its steps have no size."""
+"""Every algorithm solves every tiny world that it can act in (but see `SHARED`), through the
+gateway, and does not where its steps have no size."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ REPLAY = {
 ACTOR_CRITIC = {
     **REPLAY, "random_steps": 256, "train_batch_size": 64, "samples_per_insert": 16.0, "tau": 0.1,
 }  # fmt: skip
+PAIRS = {"directions": 16, "train_batch_size": 512}
 OPTIONS: dict[str, dict[str, Any]] = {
     "PG": {**GRADIENT, "normalize_returns": True},
     "A2C": {**GRADIENT, "rollout_fragment_length": 16, "normalize_advantages": True},
@@ -68,21 +69,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "TD3": {**ACTOR_CRITIC},
     "TQC": {**ACTOR_CRITIC, "initial_alpha": 0.1},
     "Rainbow": {**REPLAY, "num_atoms": 11, "v_min": -2.0, "v_max": 2.0, "n_step": 1},
-    "ES": {"lr": 0.05, "noise_stdev": 0.1, "directions": 16, "train_batch_size": 512},
-    "ARS": {
-        "lr": 0.05, "noise_stdev": 0.1, "directions": 16, "top_directions": 8,
-        "train_batch_size": 512,
-    },
+    "ES": {**PAIRS, "lr": 0.04, "noise_stdev": 0.1, "weight_decay": 0.0},
+    "ARS": {**PAIRS, "lr": 0.05, "noise_stdev": 0.3, "top_directions": 16},
 }  # fmt: skip
 UPDATES = {
     "PG": 150, "A2C": 150, "A3C": 150, "PPO": 60, "IMPALA": 150, "APPO": 50, "DQN": 60,
     "Rainbow": 60, "ApexDQN": 40, "R2D2": 18, "DDPG": 25, "TD3": 25, "SAC": 25, "TQC": 25, "ES": 60, "ARS": 60,
 }  # fmt: skip
+LINEAR = {"ES", "ARS"}
+"""Search among parameters: the fewer, the better."""
+SHARED = {"ES": {"Digits", "Switches", "Hybrid"}, "ARS": {"Amounts", "Masked", "Nested"}}
+"""Two that act in the same way and need many steps share the worlds between them."""
 CASES = [
     (name, world)
     for name in algorithms.names()
     for world in WORLDS
-    if algorithms.training_class(name).supports.fits(
+    if world in SHARED.get(name, WORLDS)
+    and algorithms.training_class(name).supports.fits(
         ActionLayout(as_space(getattr(worlds, world)().action_space)), WORLDS[world].mask
     )
     and (algorithms.training_class(name).supports.recurrent or WORLDS[world].memory == "none")
@@ -99,6 +102,7 @@ def greedy_return(name: str, world: World, **options: Any) -> float:
         .server(seed=1)
         # Wider, the best mean is far outside of the bounds: what is clipped there pays 0.7.
         .model(initial_log_std=-1.0, memory=world.memory, memory_size=32)
+        .model(**({"hidden": []} if name in LINEAR else {}))
         .learners(threads=1, device="cpu")
         .inference(device="cpu")
     )
@@ -137,5 +141,6 @@ def test_nobody_remembers_without_a_memory(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_it_is_not_solved_without_learning(name: str) -> None:
-    world = WORLDS["Nested" if (name, "Nested") in CASES else "Amounts"]
+    has_choices = algorithms.training_class(name).supports.discrete
+    world = WORLDS["Nested" if has_choices else "Amounts"]
     assert greedy_return(name, world, lr=1e-9) < world.unlearned
