@@ -69,6 +69,8 @@ BARS = [
     Bar("TQC Pendulum-v1", "TQC", "Pendulum-v1", -200, 20_000),
     Bar("TD3 Pendulum-v1", "TD3", "Pendulum-v1", -200, 30_000),
     Bar("DDPG Pendulum-v1", "DDPG", "Pendulum-v1", -300, 30_000),
+    Bar("ES CartPole-v1", "ES", "CartPole-v1", 150, 500_000),
+    Bar("ARS CartPole-v1", "ARS", "CartPole-v1", 150, 500_000),
     Bar("PPO arena", "PPO", "arena", 12, 80_000),
 ]
 
