@@ -82,6 +82,10 @@ class AlgorithmConfig:
         """What happens to observations and rewards first: `config.PreprocessingConfig`."""
         return self._add("preprocessing", settings)
 
+    def exploration(self, name: str | None = None, **settings: Any) -> Self:
+        """Rewards for what is new: fields of `config.ExplorationConfig`."""
+        return self._add("exploration", settings if name is None else {"name": name, **settings})
+
     def collection(self, **settings: Any) -> Self:
         """How steps become batches: fields of `config.CollectionConfig`."""
         return self._add("collection", settings)

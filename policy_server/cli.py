@@ -359,6 +359,7 @@ def list_algorithms(as_json: bool) -> None:
                 "actions": supports.actions,
                 "masks": supports.mask,
                 "memory": supports.recurrent,
+                "intrinsic rewards": supports.intrinsic,
                 "collects": training.mode,
             }
         )

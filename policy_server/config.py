@@ -49,8 +49,8 @@ class MultiAgentConfig:
     """Which policies there are and who plays by which.
 
     Attributes:
-        policies: name -> overrides of `training`, `model`, `preprocessing` for this policy, and
-            its own `algorithm`, whose `training` then begins with that algorithm's defaults.
+        policies: name -> overrides of `training`, `model`, `preprocessing`, `exploration` for this
+            policy, and its own `algorithm`, whose `training` then begins with that algorithm's defaults.
         policy_mapping: group name (or glob pattern) -> policy name; the first match counts.
         policies_to_train: names; None: all.
     """
@@ -138,6 +138,29 @@ class PreprocessingConfig:
     reward_scale: float = 1.0
     reward_clip: float | None = None
     storage_dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class ExplorationConfig:
+    """Rewards for what is new, added to those of the simulators before the algorithm learns.
+
+    They are divided by the running deviation of their own discounted returns, so that `weight`
+    means the same in every environment. Rewards of the simulators are scaled and clipped first.
+
+    Attributes:
+        name: "none", "ICM" (curiosity), "RND", "RE3", or "module:Class" of your own.
+        weight: of the intrinsic rewards, > 0.
+        decay: share of the weight that is lost per environment step, 0..1: after n steps it is
+            weight (1 - decay)^n.
+        gamma: discount of the returns whose deviation counts, 0..1.
+        options: of the plug-in, see its own table.
+    """
+
+    name: str = "none"
+    weight: float = 0.5
+    decay: float = 0.0
+    gamma: float = 0.99
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -262,6 +285,7 @@ SECTIONS: dict[str, type] = {
     "multi_agent": MultiAgentConfig,
     "model": ModelConfig,
     "preprocessing": PreprocessingConfig,
+    "exploration": ExplorationConfig,
     "collection": CollectionConfig,
     "evaluation": EvaluationConfig,
     "checkpointing": CheckpointingConfig,

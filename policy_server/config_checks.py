@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from policy_server.errors import ConfigError
+from policy_server.exploration.plugin import NONE, options_of
 
 if TYPE_CHECKING:
     from policy_server.settings import PolicySettings, Settings
@@ -161,6 +162,7 @@ def _check_learning(prefix: str, policy: Settings | PolicySettings) -> None:
             "the module, or leave its arguments out."
         )
     _check_memory(prefix, policy)
+    _check_exploration(prefix, policy)
     for pixels in preprocessing.resize or ():
         _at_least(f"{prefix}preprocessing.resize", pixels, 1)
     _at_least(f"{prefix}preprocessing.frame_stack", preprocessing.frame_stack, 1)
@@ -210,6 +212,29 @@ def _check_memory(prefix: str, policy: Settings | PolicySettings) -> None:
         raise ConfigError(
             f"{memory} {prefix}model.precision = {model.precision!r}: expected 'float32' where "
             "there is a memory."
+        )
+
+
+def _check_exploration(prefix: str, policy: Settings | PolicySettings) -> None:
+    exploration, path = policy.exploration, f"{prefix}exploration"
+    _above_zero(f"{path}.weight", exploration.weight)
+    for name in ("decay", "gamma"):
+        value = getattr(exploration, name)
+        if not 0.0 <= value <= 1.0:
+            raise ConfigError(f"{path}.{name}: expected a number in [0, 1], got {value}.")
+    if exploration.name == NONE:
+        if exploration.options:
+            raise ConfigError(
+                f"{path}.options = {exploration.options!r} with {path}.name = {NONE!r}: name the "
+                "plug-in, or leave its options out."
+            )
+        return
+    options_of(exploration, path)
+    if not policy.training.supports.intrinsic:
+        raise ConfigError(
+            f"{path}.name = {exploration.name!r} with {policy.algorithm}: expected an algorithm that "
+            "learns from the reward of each step; `policy-server algorithms` lists them. Leave "
+            "exploration out, or choose another algorithm."
         )
 
 

@@ -36,7 +36,7 @@ __all__ = [
     "training_class",
 ]
 
-PER_POLICY = ("training", "model", "preprocessing")
+PER_POLICY = ("training", "model", "preprocessing", "exploration")
 """Sections that a policy may override."""
 
 
@@ -46,6 +46,7 @@ class PolicySettings(NamedTuple):
     training: Any
     model: config.ModelConfig
     preprocessing: config.PreprocessingConfig
+    exploration: config.ExplorationConfig
     algorithm: str
     collection: config.CollectionConfig  # "auto" replaced by what the algorithm is made for
 
@@ -74,6 +75,7 @@ class Settings:
     multi_agent: config.MultiAgentConfig = field(default_factory=config.MultiAgentConfig)
     model: config.ModelConfig = field(default_factory=config.ModelConfig)
     preprocessing: config.PreprocessingConfig = field(default_factory=config.PreprocessingConfig)
+    exploration: config.ExplorationConfig = field(default_factory=config.ExplorationConfig)
     collection: config.CollectionConfig = field(default_factory=config.CollectionConfig)
     evaluation: config.EvaluationConfig = field(default_factory=config.EvaluationConfig)
     checkpointing: config.CheckpointingConfig = field(default_factory=config.CheckpointingConfig)
@@ -125,7 +127,7 @@ class Settings:
         return tuple(self.multi_agent.policies) if chosen is None else tuple(chosen)
 
     def policy_settings(self, policy_name: str) -> PolicySettings:
-        """The common `training`, `model` and `preprocessing`, with this policy's own on top.
+        """The common sections that a policy may override, with this policy's own on top.
 
         Raises:
             ConfigError: there is no such policy, or what it overrides is impossible.

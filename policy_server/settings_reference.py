@@ -15,6 +15,7 @@ from typing import Any
 from policy_server import algorithms, config
 from policy_server.config_sources import preset_names
 from policy_server.config_values import describe, dump, fields_of
+from policy_server.exploration.plugin import OPTIONS
 from policy_server.settings import PER_POLICY, training_class
 
 HEAD = """\
@@ -48,7 +49,11 @@ def reference() -> str:
     ]
     for name in algorithms.names():
         parts.append(section(f"training ({name})", training_class(name)))
-    parts += [section(name, type_) for name, type_ in config.SECTIONS.items()]
+    for name, type_ in config.SECTIONS.items():
+        parts.append(section(name, type_))
+        if name == "exploration":
+            each = OPTIONS.items()
+            parts += [section(f"exploration.options ({plug})", own) for plug, own in each]
     return "\n".join(parts)
 
 

@@ -27,7 +27,7 @@ class MirroredTraining(Training):
     directions: int = 32
     train_batch_size: int = 1000
 
-    supports: ClassVar[Supports] = Supports(recurrent=False, precision=False)
+    supports: ClassVar[Supports] = Supports(recurrent=False, precision=False, intrinsic=False)
     off_policy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -17,11 +17,11 @@ CLIPPINGS = ("global_norm", "norm", "value")
 
 
 class Options:
-    """Checks the fields of one training config; every fault is a ConfigError that names the
-    field, what was expected and what came."""
+    """Checks the fields of one config, by default a training one; every fault is a ConfigError that
+    names the field, what was expected and what came."""
 
-    def __init__(self, config: Any):
-        self.config = config
+    def __init__(self, config: Any, section: str = "training"):
+        self.config, self._section = config, section
 
     def number(
         self,
@@ -70,7 +70,8 @@ class Options:
     def refuse(self, first: str, second: str, why: str) -> None:
         """Two options that contradict each other."""
         one, two = getattr(self.config, first), getattr(self.config, second)
-        raise ConfigError(f"training.{first}={one!r} with training.{second}={two!r}: {why}.")
+        where = self._section
+        raise ConfigError(f"{where}.{first}={one!r} with {where}.{second}={two!r}: {why}.")
 
     def _fault(self, name: str, expected: str, value: Any) -> ConfigError:
-        return ConfigError(f"training.{name}: expected {expected}, got {value!r}.")
+        return ConfigError(f"{self._section}.{name}: expected {expected}, got {value!r}.")

@@ -24,6 +24,7 @@ class Supports:
     precision: networks in another precision than float32 (`model.precision`).
     heads: heads of another kind than the plain ones (`model.autoregressive`,
         `model.distribution`).
+    intrinsic: rewards of exploration plug-ins (`exploration`) may be added to those of the steps.
     """
 
     discrete: bool = True
@@ -35,6 +36,7 @@ class Supports:
     recurrent: bool = True
     precision: bool = True
     heads: bool = False
+    intrinsic: bool = True
 
     @property
     def any_space(self) -> bool:

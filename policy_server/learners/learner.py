@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 from policy_server import algorithms
-from policy_server.config import ModelConfig, PreprocessingConfig
+from policy_server.config import ExplorationConfig, ModelConfig, PreprocessingConfig
 from policy_server.errors import CheckpointError, ConfigError
+from policy_server.exploration.bonus import Bonus
+from policy_server.exploration.plugin import NONE
 from policy_server.networks.device import pick_device
 from policy_server.networks.snapshot import (
     flat_view,
@@ -60,6 +62,7 @@ class Learner:
         training: Any,
         model: ModelConfig,
         preprocessing: PreprocessingConfig,
+        exploration: ExplorationConfig = ExplorationConfig(),  # noqa: B008
         *,
         seed: int,
         device: str = "auto",
@@ -84,6 +87,12 @@ class Learner:
         self.algorithm_name = algorithm
         self.updates = 0
         self.device = pick_device(device)
+        self._bonus: Bonus | None = None
+        if exploration.name != NONE:
+            self._bonus = Bonus(
+                spaces, model, exploration, preprocessing, seed=seed, device=self.device
+            )
+            preprocessing = PreprocessingConfig()  # it has shaped the rewards by then
         self.algorithm = algorithm_class(
             spaces,
             model,
@@ -112,7 +121,9 @@ class Learner:
         Raises:
             LearnerError: the numbers broke; go on from the last state.
         """
-        if _has_steps(type(self.algorithm)):
+        if self._bonus is not None:
+            metrics = drive(self._update_with_bonus(self._bonus, batch, env_steps))
+        elif _has_steps(type(self.algorithm)):
             metrics = drive(self.algorithm.update_in_steps(batch, env_steps))
         else:
             metrics = self.algorithm.update(batch, env_steps)
@@ -121,6 +132,16 @@ class Learner:
         if weights is None:
             weights = self.weights()
         return UpdateResult(self.policy_name, self.updates, weights, metrics, batch.steps)
+
+    def _update_with_bonus(
+        self, bonus: Bonus, batch: Batch, env_steps: int
+    ) -> Steps[dict[str, float]]:
+        batch, metrics = yield from bonus.add(batch, env_steps)
+        if _has_steps(type(self.algorithm)):
+            metrics |= yield from self.algorithm.update_in_steps(batch, env_steps)
+        else:
+            metrics |= self.algorithm.update(batch, env_steps)
+        return metrics
 
     def weights(self) -> np.ndarray:
         """The network as it stands: float32 `[P]`, read-only, a copy."""
@@ -136,6 +157,9 @@ class Learner:
         """All that `load` needs to go on exactly from here."""
         state: PolicyState = self.algorithm.state()
         mine = {"algorithm": self.algorithm_name, "updates": self.updates}
+        if self._bonus is not None:
+            added = self._bonus.state()
+            state = PolicyState(state.tensors | added.tensors, state.data | added.data)
         return PolicyState(state.tensors, {**state.data, **mine})
 
     def load(self, state: PolicyState) -> None:
@@ -151,6 +175,8 @@ class Learner:
                 f"that of {stored!r}: set the same algorithm, or start without the checkpoint."
             )
         self.algorithm.load(state)
+        if self._bonus is not None:
+            self._bonus.load(state)
         self.updates = int(state.data["updates"])
 
 

@@ -38,6 +38,7 @@ def learner_arguments(
         "training": own.training,
         "model": own.model,
         "preprocessing": own.preprocessing,
+        "exploration": own.exploration,
         "seed": seed,
         "device": settings.learners.device,
         "threads": settings.learners.threads,

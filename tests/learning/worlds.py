@@ -234,6 +234,35 @@ class Echo(World):
         return float(self._before is None or action == self._before)
 
 
+class Lock(gymnasium.Env[Any, Any]):
+    """A dial to be turned the right way so many times in a row; a wrong turn, and it begins again.
+    Nothing pays but the last turn, which opens the lock: tried at random, once in 2 * 4 ** TURNS
+    steps or less."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    TURNS = 9
+    PATIENCE = 40
+
+    def __init__(self) -> None:
+        self.observation_space: Space[Any] = Discrete(self.TURNS)
+        self.action_space: Space[Any] = Discrete(4)
+        self._right = np.random.default_rng(0).integers(4, size=self.TURNS)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._at = self._step = 0
+        return self._at, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._at = self._at + 1 if action == self._right[self._at] else 0
+        self._step += 1
+        opened = self._at == self.TURNS
+        late = not opened and self._step == self.PATIENCE
+        return 0 if opened else self._at, float(opened), opened, late, {}
+
+
 class TwoCarts(ParallelEnv[str, np.ndarray, int]):
     """Two CartPoles that know nothing of each other. An agent whose pole fell leaves; the episode
     is over when both have left, or after 500 steps."""
@@ -288,5 +317,5 @@ def two_carts() -> TwoCarts:
     return TwoCarts()
 
 
-for _world in (Hybrid, Amounts, Digits, Masked, Pairs, Switches, Nested, Echo):
+for _world in (Hybrid, Amounts, Digits, Masked, Pairs, Switches, Nested, Echo, Lock):
     gymnasium.register(f"{_world.__name__}-v0", _world)
