@@ -244,8 +244,8 @@ def test_a_policy_has_the_common_settings_and_its_own_on_top() -> None:
     assert red.preprocessing == config.PreprocessingConfig(frame_stack=4)
     assert red.model is settings.model
     collection = config.CollectionConfig(mode="sync")
-    common = (settings.training, settings.model, settings.preprocessing, "ANY", collection)
-    assert blue == PolicySettings(*common)
+    common = (settings.training, settings.model, settings.preprocessing, settings.exploration)
+    assert blue == PolicySettings(*common, "ANY", collection)
     with pytest.raises(ConfigError, match=r"policy 'green' is not among .* red, blue"):
         settings.policy_settings("green")
 

@@ -47,7 +47,7 @@ def test_a_trial_trains_saves_and_goes_on_on_a_port_of_its_own(tmp_path, ray):
     )
     class_ = trainable(base)
     assert class_.default_resource_request({}).required_resources == {"CPU": 1.0}
-    with pytest.raises(ConfigError, match="training.learning_rate: unknown setting"):
+    with pytest.raises(ConfigError, match=r"training\.learning_rate: unknown setting"):
         class_(config={"training.learning_rate": 1e-3})
     one = class_(config={"training.lr": 2e-3})
     other = class_(config={"training.lr": 5e-4, "training.train_batch_size": 400})
