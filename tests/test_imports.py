@@ -171,11 +171,12 @@ def test_only_the_command_knows_the_bench():
     assert outside == {"policy_server.cli"}
 
 
-def test_ray_is_in_the_wiring_the_learner_actor_and_the_shards_of_replay():
+def test_ray_is_in_the_wiring_the_learner_actor_the_shards_of_replay_and_the_trials():
     assert importers("ray") == {
         "policy_server.server.ray_server",
         "policy_server.learners.remote",
         "policy_server.replay.shards",
+        "policy_server.tune",
     }
 
 

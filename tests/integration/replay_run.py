@@ -31,7 +31,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def config(name: str) -> AlgorithmConfig:
-    """Its buffer is full before the last of `UPDATES`, which overwrites."""
+    """Its buffer is full before the last of `UPDATES`, which overwrites. No step is under way when
+    it is saved: asynchronous collection would have some, which no checkpoint holds."""
     discrete = algorithms.training_class(name).supports.discrete
     world = "Nested" if discrete else "Amounts"
     return (
@@ -44,6 +45,7 @@ def config(name: str) -> AlgorithmConfig:
             samples_per_insert=2.0, prioritized=True, save_replay=True, target_update_steps=50,
             **OPTIONS.get(name, {}),
         )
+        .collection(mode="sync")
         .server(seed=3)
         .learners(threads=1, device="cpu")
         .inference(device="cpu")
