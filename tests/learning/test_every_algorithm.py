@@ -32,6 +32,8 @@ WORLDS = {
         World("Switches", 14.5, 6.0),
         World("Nested", 14.5, 8.0),
         World("Masked", 13.5, 10.5, mask=True),
+        World("Picture", 13.5, 6.0),
+        World("Shade", 14.0, 11.0),
         World("Echo", 13.5, 8.5, memory="lstm"),
     )
 }
@@ -78,8 +80,14 @@ UPDATES = {
 }  # fmt: skip
 LINEAR = {"ES", "ARS"}
 """Search among parameters: the fewer, the better."""
-SHARED = {"ES": {"Digits", "Switches", "Hybrid"}, "ARS": {"Amounts", "Masked", "Nested"}}
-"""Two that act in the same way and need many steps share the worlds between them."""
+SHARED = {
+    "ES": {"Digits", "Switches", "Hybrid", "Picture"},
+    "ARS": {"Amounts", "Masked", "Nested"},
+    "A3C": {"Nested", "Shade", "Echo"},
+    "Rainbow": {"Nested", "Masked"},
+}
+"""Two that act in the same way and need many steps share the worlds between them; and two that are
+others' pages with other options go to some worlds only."""
 CASES = [
     (name, world)
     for name in algorithms.names()
@@ -92,7 +100,7 @@ CASES = [
 ]
 
 
-def greedy_return(name: str, world: World, **options: Any) -> float:
+def greedy_return(name: str, world: World, device: str = "cpu", **options: Any) -> float:
     """After the algorithm's updates."""
     builder = (
         AlgorithmConfig(name)
@@ -103,8 +111,8 @@ def greedy_return(name: str, world: World, **options: Any) -> float:
         # Wider, the best mean is far outside of the bounds: what is clipped there pays 0.7.
         .model(initial_log_std=-1.0, memory=world.memory, memory_size=32)
         .model(**({"hidden": []} if name in LINEAR else {}))
-        .learners(threads=1, device="cpu")
-        .inference(device="cpu")
+        .learners(threads=1, device=device)
+        .inference(device=device)
     )
     with builder.build(in_process=True) as algorithm:
         for _ in range(UPDATES[name]):

@@ -215,6 +215,41 @@ class Nested(World):
         return float(action == self._answer + 5)
 
 
+class Picture(World):
+    """Noise, and one quarter of the picture that is brighter: which?"""
+
+    SIDE = 6
+    BRIGHT = 100
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space: Space[Any] = Box(0, 255, (self.SIDE, self.SIDE, 1), np.uint8)
+        self.action_space: Space[Any] = Discrete(4)
+
+    def draw(self) -> np.ndarray:
+        self._quarter = int(self.np_random.integers(4))
+        picture = self.np_random.integers(0, 256 - self.BRIGHT, (self.SIDE, self.SIDE, 1), np.uint8)
+        half = self.SIDE // 2
+        top, left = half * (self._quarter // 2), half * (self._quarter % 2)
+        picture[top : top + half, left : left + half] += np.uint8(self.BRIGHT)
+        return picture
+
+    def pay(self, action: Any) -> float:
+        return float(action == self._quarter)
+
+
+class Shade(Picture):
+    """The same picture, to be answered by an amount for each quarter. A constant pays no more
+    than six tenths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = Box(-1.0, 1.0, (1,))
+
+    def pay(self, action: Any) -> float:
+        return max(0.0, 1.0 - abs(float(action[0]) - (-0.6, -0.2, 0.2, 0.6)[self._quarter]))
+
+
 class Echo(World):
     """Shows one of three symbols, and pays for the one that was shown a step before; whatever is
     done at the first step is right. What is seen says nothing about the answer: without a memory
@@ -317,5 +352,17 @@ def two_carts() -> TwoCarts:
     return TwoCarts()
 
 
-for _world in (Hybrid, Amounts, Digits, Masked, Pairs, Switches, Nested, Echo, Lock):
+for _world in (
+    Hybrid,
+    Amounts,
+    Digits,
+    Masked,
+    Pairs,
+    Switches,
+    Nested,
+    Picture,
+    Shade,
+    Echo,
+    Lock,
+):
     gymnasium.register(f"{_world.__name__}-v0", _world)
