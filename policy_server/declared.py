@@ -3,6 +3,10 @@ before anything is started."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -61,16 +65,17 @@ def _declared(settings: Settings) -> dict[str, Group]:
 
     envs: list[Any] = []
     try:
-        if env.startswith("pettingzoo:"):
-            from sim_clients import pettingzoo
+        with _modules_of_this_folder():
+            if env.startswith("pettingzoo:"):
+                from sim_clients import pettingzoo
 
-            envs = pettingzoo.make_environments(env.removeprefix("pettingzoo:"), 1, kwargs)
-            pettingzoo.PettingZooSimulator(told, envs, action_mask=mask)
-        else:
-            from sim_clients import gymnasium
+                envs = pettingzoo.make_environments(env.removeprefix("pettingzoo:"), 1, kwargs)
+                pettingzoo.PettingZooSimulator(told, envs, action_mask=mask)
+            else:
+                from sim_clients import gymnasium
 
-            envs = gymnasium.make_environments(env, 1, kwargs)
-            gymnasium.GymnasiumSimulator(told, envs, action_mask=mask)
+                envs = gymnasium.make_environments(env, 1, kwargs)
+                gymnasium.GymnasiumSimulator(told, envs, action_mask=mask)
     except _Told as answer:
         return answer.groups
     except (UsageError, ValueError):
@@ -79,3 +84,15 @@ def _declared(settings: Settings) -> dict[str, Group]:
         for one in envs:
             one.close()
     raise AssertionError("a simulator that does not ask for a client")
+
+
+@contextlib.contextmanager
+def _modules_of_this_folder() -> Iterator[None]:
+    """Environments are found where simulators, started as `python -m`, find them: in the working
+    directory, too."""
+    here = os.getcwd()
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)

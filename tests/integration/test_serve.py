@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.integration.processes import Program, free_port, metrics, wait_for
+
+ROOT = Path(__file__).parents[2]
 
 CONFIG = """
 [training]
@@ -109,6 +112,31 @@ def test_what_cannot_be_done_is_one_sentence_and_exit_code_2(tmp_path, name):
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+REFUSED_SPACES = {
+    "an environment of this folder": (
+        ["TD3", "own_gymnasium_env:Landing-v0"],
+        "expected an action",
+    ),
+    "reals": (["DQN", "Pendulum-v1"], "expected an action space of Discrete"),
+    "masks": (["TD3", "Pendulum-v1", "--set", "environment.action_mask=true"], "mask"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_SPACES)
+def test_what_an_algorithm_cannot_do_is_refused_before_anything_starts(tmp_path, name):
+    """Through the console script, which does not look for modules in the working directory."""
+    (run, env, *more), words = REFUSED_SPACES[name]
+    result = subprocess.run(
+        [str(Path(sys.executable).with_name("policy-server")), "train", "--run", run, "--env", env,
+         "--run-dir", str(tmp_path / "run"), *more],
+        capture_output=True, text=True, timeout=100, cwd=ROOT / "examples",
+    )  # fmt: skip
+    assert result.returncode == 2, result.stderr
+    assert words in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.timeout(120)

@@ -20,6 +20,7 @@ import pytest
 from policy_server.settings import merge, preset
 
 ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
 COMMAND = Path(sys.executable).with_name("policy-server")
 SEEDS = (1, 2, 3, 4, 5)
 ENOUGH = 4
@@ -30,8 +31,8 @@ class Bar(NamedTuple):
     """A mean return to reach, as `--stop-return` counts it, within so many environment steps.
 
     Attributes:
-        settings: of a settings file, on top of those that the algorithm ships for CartPole-v1;
-            None: no file.
+        settings: on top of those that the algorithm ships for CartPole-v1; or the name of a file
+            with all of them, in `examples`; None: those that it ships for `env`.
     """
 
     name: str
@@ -39,9 +40,10 @@ class Bar(NamedTuple):
     env: str
     stop_return: float
     stop_steps: int
-    settings: dict[str, Any] | None = None
+    settings: dict[str, Any] | str | None = None
 
 
+PARTIAL = "partial_cartpole:PartialCartPole-v1"
 SHARED = {
     "multi_agent": {"policies": ["both"], "policy_mapping": {"cart_*": "both"}},
     "metrics": {"window_episodes": 40},
@@ -71,6 +73,15 @@ BARS = [
     Bar("DDPG Pendulum-v1", "DDPG", "Pendulum-v1", -300, 30_000),
     Bar("ES CartPole-v1", "ES", "CartPole-v1", 150, 500_000),
     Bar("ARS CartPole-v1", "ARS", "CartPole-v1", 150, 500_000),
+    Bar(
+        "PPO with an LSTM, no velocities",
+        "PPO",
+        PARTIAL,
+        350,
+        1_000_000,
+        "partial_cartpole_ppo.toml",
+    ),
+    Bar("R2D2, no velocities", "R2D2", PARTIAL, 150, 1_000_000, "partial_cartpole_r2d2.toml"),
     Bar("PPO arena", "PPO", "arena", 12, 80_000),
 ]
 
@@ -79,14 +90,16 @@ def run(bar: Bar, seed: int, folder: Path) -> dict[str, Any]:
     """One run of the command; the object that it prints last."""
     arguments = ["--run", bar.algorithm, "--env", bar.env, "--seed", str(seed), "--json"]
     arguments += ["--stop-return", str(bar.stop_return), "--stop-steps", str(bar.stop_steps)]
-    if bar.settings is not None:
+    if isinstance(bar.settings, str):
+        arguments += ["--config", str(EXAMPLES / bar.settings)]
+    elif bar.settings is not None:
         path = folder / "settings.json"
         path.write_text(json.dumps(merge(preset(bar.algorithm, "CartPole-v1") or {}, bar.settings)))
         arguments += ["--config", str(path)]
     done = subprocess.run(
         [str(COMMAND), "train", *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{EXAMPLES}"},
         capture_output=True,
         text=True,
         timeout=900,
