@@ -356,7 +356,8 @@ def list_algorithms(as_json: bool) -> None:
             {
                 "algorithm": name,
                 "what it is": training.title,
-                "actions": supports.actions,
+                "actions": supports.actions if not supports.all_kinds else "any",
+                "for": "groups" if supports.groups else "agents",
                 "masks": supports.mask,
                 "memory": supports.recurrent,
                 "intrinsic rewards": supports.intrinsic,

@@ -195,7 +195,9 @@ def summary_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in columns:
         numeric = all(isinstance(row.get(column), (int, float, type(None))) for row in rows)
-        table.add_column(Text(_clean(column)), justify="right" if numeric else "left")
+        table.add_column(
+            Text(_clean(column)), justify="right" if numeric else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(Text(_cell(row.get(column))) for column in columns))
     return table

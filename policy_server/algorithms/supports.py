@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from policy_server.algorithms.groups import GroupSpaces
 from policy_server.config import ModelConfig
 from policy_server.errors import ConfigError, UnsupportedSpaceError
 from policy_server.types import ActionLayout, PolicySpaces
@@ -25,6 +26,8 @@ class Supports:
     heads: heads of another kind than the plain ones (`model.autoregressive`,
         `model.distribution`).
     intrinsic: rewards of exploration plug-ins (`exploration`) may be added to those of the steps.
+    groups: it is for groups of agents, and for nothing else. What is said above holds for each agent
+        of a group then.
     """
 
     discrete: bool = True
@@ -37,12 +40,18 @@ class Supports:
     precision: bool = True
     heads: bool = False
     intrinsic: bool = True
+    groups: bool = False
+
+    @property
+    def all_kinds(self) -> bool:
+        """Actions of every kind."""
+        kinds = (self.discrete, self.several, self.continuous, self.hybrid)
+        return all(kinds) and not self.bounded
 
     @property
     def any_space(self) -> bool:
         """No space can be refused."""
-        kinds = (self.discrete, self.several, self.continuous, self.hybrid, self.mask)
-        return all(kinds) and not self.bounded
+        return self.all_kinds and self.mask and not self.groups
 
     @property
     def actions(self) -> str:
@@ -55,13 +64,13 @@ class Supports:
         }
         return ", ".join(kind for kind, can in kinds.items() if can)
 
-    def fits(self, layout: ActionLayout, mask: bool) -> bool:
+    def fits(self, spaces: PolicySpaces) -> bool:
         """Whether an algorithm can act so."""
-        if mask and not self.mask:
+        try:
+            self.check_spaces("", spaces)
+        except UnsupportedSpaceError:
             return False
-        if self.bounded and not _bounded(layout):
-            return False
-        return self._kind_fits(layout)
+        return True
 
     def _kind_fits(self, layout: ActionLayout) -> bool:
         if layout.categories and layout.reals:
@@ -74,6 +83,24 @@ class Supports:
         """Raises:
         UnsupportedSpaceError: the algorithm cannot act in these spaces.
         """
+        if self.groups:
+            try:
+                members = GroupSpaces.of(spaces).members
+            except UnsupportedSpaceError as error:
+                raise UnsupportedSpaceError(f"{algorithm}: {error}") from None
+            for one in members:
+                own = PolicySpaces(one.observation, one.action, spaces.mask)
+                self._check_actions(f"{algorithm}, agent {one.name!r}", own)
+            whole = ActionLayout(spaces.action)
+            if whole.categories and whole.reals and not self.hybrid:
+                raise UnsupportedSpaceError(
+                    f"{algorithm}: expected agents that all choose or all give numbers, got "
+                    f"{spaces.action}: put them into groups of their own."
+                )
+        else:
+            self._check_actions(algorithm, spaces)
+
+    def _check_actions(self, algorithm: str, spaces: PolicySpaces) -> None:
         layout = ActionLayout(spaces.action)
         if not self._kind_fits(layout):
             raise UnsupportedSpaceError(

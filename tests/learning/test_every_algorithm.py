@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from policy_server import AlgorithmConfig, algorithms
-from policy_server.types import ActionLayout
+from policy_server.types import PolicySpaces
 from sim_clients.space_conversion import as_space
 from tests.learning import worlds
 
@@ -21,6 +21,12 @@ class World(NamedTuple):
     unlearned: float
     mask: bool = False
     memory: str = "none"
+
+
+def spaces_of(world: World) -> PolicySpaces:
+    """What its only agent sees and does."""
+    made = getattr(worlds, world.name)()
+    return PolicySpaces(as_space(made.observation_space), as_space(made.action_space), world.mask)
 
 
 WORLDS = {
@@ -93,9 +99,7 @@ CASES = [
     for name in algorithms.names()
     for world in WORLDS
     if world in SHARED.get(name, WORLDS)
-    and algorithms.training_class(name).supports.fits(
-        ActionLayout(as_space(getattr(worlds, world)().action_space)), WORLDS[world].mask
-    )
+    and algorithms.training_class(name).supports.fits(spaces_of(WORLDS[world]))
     and (algorithms.training_class(name).supports.recurrent or WORLDS[world].memory == "none")
 ]
 

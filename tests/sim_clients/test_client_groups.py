@@ -1,0 +1,117 @@
+"""Agents of a parallel environment as one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import toy_environments as toys
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env
+
+from sim_clients.errors import InvalidStep
+from sim_clients.groups import GroupEnv
+from sim_clients.space_conversion import as_space
+
+ALL = {"a": 0, "b": 1, "c": 0}
+
+
+class Masked(toys.Crowd):
+    """Says in `info` what may be done: who is there may do what its name's place says."""
+
+    def _infos(self, agents):
+        bit = self.possible_agents.index
+        return {a: {"action_mask": np.array([1, bit(a) % 2], np.int8)} for a in agents}
+
+    def reset(self, seed=None, options=None):
+        obs, _ = super().reset(seed, options)
+        return obs, self._infos(obs)
+
+    def step(self, actions):
+        *rest, _ = super().step(actions)
+        return *rest, self._infos(actions)
+
+
+class Board(toys.Crowd):
+    """The mask lies beside the observation, which is counted from 1; and there is a state."""
+
+    state_space = spaces.Box(0, 9, (1,), np.float32)
+
+    def observation_space(self, agent):
+        mask = spaces.Box(0, 1, (2,), np.int8)
+        return spaces.Dict({"observation": spaces.Discrete(9, start=1), "action_mask": mask})
+
+    def _own(self, agents):
+        return {a: {"observation": 1 + self.t, "action_mask": np.array([0, 1])} for a in agents}
+
+    def reset(self, seed=None, options=None):
+        obs, infos = super().reset(seed, options)
+        return self._own(obs), infos
+
+    def step(self, actions):
+        obs, *rest = super().step(actions)
+        return self._own(obs), *rest
+
+    def state(self):
+        return np.full(1, self.t, np.float32)
+
+
+def seen(obs) -> list[float]:
+    return [float(np.ravel(own)[0]) for own in obs["agents"].values()]
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+def test_it_goes_on_until_the_last_has_left(truncate: bool) -> None:
+    env = GroupEnv(toys.Crowd(truncate), rewards="each")
+    for episode in range(2):
+        obs, info = env.reset(seed=episode)
+        assert (seen(obs), info) == ([0, 0, 0], {})
+        told = [obs["rewards"].tolist()]
+        for t, (rewards, there) in enumerate(
+            [([1, 10, 100], [1, 1, 1]), ([1, 10, 100], [2, 2, 2]), ([0, 10, 100], [0, 3, 3]), ([0, 0, 100], [0, 0, 4])]
+        ):  # fmt: skip
+            obs, reward, terminated, truncated, _ = env.step(ALL)
+            assert (seen(obs), reward, obs["rewards"].tolist()) == (there, sum(rewards), rewards)
+            assert (terminated, truncated) == (t == 3 and not truncate, t == 3 and truncate)
+        # The next episode's first observation tells what the last step brought.
+        assert told == [[0, 0, 0] if episode == 0 else [0, 0, 100]]
+    assert env.env.seeds == [0, 1]
+
+
+def test_masks_lie_one_after_the_other_and_who_has_left_may_do_anything() -> None:
+    env = GroupEnv(Masked())
+    _, info = env.reset()
+    assert info["action_mask"].tolist() == [1, 0, 1, 1, 1, 0]
+    for expected in ([1, 0, 1, 1, 1, 0], [1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 0], [1] * 6):
+        assert env.step(ALL)[4]["action_mask"].tolist() == expected
+
+
+def test_a_mask_beside_the_observation_and_a_state() -> None:
+    env = GroupEnv(Board(), state=True)
+    obs, info = env.reset()
+    assert (seen(obs), obs["state"].tolist()) == ([1, 1, 1], [0])
+    assert info["action_mask"].tolist() == [0, 1] * 3
+    for _ in range(3):
+        obs, *_, info = env.step(ALL)
+    # Zero is no option there.
+    assert (seen(obs), obs["state"].tolist()) == ([1, 4, 4], [3])
+    assert info["action_mask"].tolist() == [1, 1, 1, 1, 0, 1]
+    space = as_space(env.observation_space)
+    assert list(space.spaces) == ["agents", "state"]
+
+
+@pytest.mark.filterwarnings("ignore:.*A Box observation space")  # rewards have no limits
+def test_it_is_a_gymnasium_environment() -> None:
+    check_env(GroupEnv(Board(), state=True, rewards="each"), skip_render_check=True)
+
+
+def test_what_it_does_not_take() -> None:
+    with pytest.raises(ValueError, match="rewards: expected one of sum, each, got 'mean'"):
+        GroupEnv(toys.Crowd(), rewards="mean")
+    with pytest.raises(ValueError, match="state_space"):
+        GroupEnv(toys.Crowd(), state=True)
+    with pytest.raises(ValueError, match="take turns"):
+        GroupEnv(toys.Turns())
+    env = GroupEnv(toys.Crowd())
+    env._names.remove("b")  # as if nobody had named it
+    with pytest.raises(InvalidStep, match=r"possible_agents, got \['b'\]"):
+        env.reset()
