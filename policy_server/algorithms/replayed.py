@@ -108,11 +108,16 @@ class Replayed(Generic[Item]):
             )
 
     def due(
-        self, batch: Batch, judge: Callable[[Item], torch.Tensor] | None = None
+        self,
+        batch: Batch,
+        judge: Callable[[Item], torch.Tensor] | None = None,
+        rewards: np.ndarray | None = None,
     ) -> Iterator[Drawn[Item]]:
         """Takes a batch in; then draws for each gradient step that is due. `judge`: how wrong the
-        learner is about steps, `[n]`; then new ones come in with a priority of their own."""
-        gone, new = self.buffer.insert(batch, shaped(batch.rewards, *self._rewards))
+        learner is about steps, `[n]`; then new ones come in with a priority of their own.
+        `rewards`: instead of the batch's, float32 `[T, B, R]`, several per step."""
+        given = batch.rewards if rewards is None else rewards
+        gone, new = self.buffer.insert(batch, shaped(given, *self._rewards))
         self._draws.moved(gone, new)
         if judge is not None:
             self._judge(new, judge)

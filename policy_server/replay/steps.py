@@ -31,7 +31,8 @@ class Transitions(NamedTuple):
         obs, next_obs: one tensor `[n, ...]` per leaf; next_obs is where the return bootstraps.
         mask, next_mask: uint8 `[n, W]`; W = 0 where there are no masks.
         categories, reals: int64 `[n, K]`, float32 `[n, D]`.
-        rewards: `[n]`, discounted sum of the step's own and up to n_step - 1 further ones.
+        rewards: `[n]`, discounted sum of the step's own and up to n_step - 1 further ones; `[n, R]`
+            where each step came with R of them.
         discounts: `[n]`, of the value of next_obs: gamma to the number of rewards, or 0 where the
             last of them terminated the episode.
     """
@@ -72,19 +73,24 @@ class StepBuffer:
     def __init__(self, capacity: int, device: torch.device):
         self.capacity, self.device = capacity, device
         self._obs: list[torch.Tensor] = []
-        self._allocate([], 0, 0, 0)
+        self._allocate([], 0, 0, 0, ())
         self.is_step = np.zeros(capacity, bool)
         self._next = np.zeros(capacity, np.int64)
-        self._rewards = np.zeros(capacity, np.float32)
         self._terminated = np.zeros(capacity, bool)
         self._tails: dict[int, tuple[int, int, int]] = {}  # lane -> row number, episode, next t
         self.inserted = 0
         self.steps = 0
 
     def _allocate(
-        self, observations: list[np.ndarray], categories: int, reals: int, mask_width: int
+        self,
+        observations: list[np.ndarray],
+        categories: int,
+        reals: int,
+        mask_width: int,
+        rewards: tuple[int, ...],
     ) -> None:
-        """Columns for rows like these: leaves `[any, ...]`, K, D and W."""
+        """Columns for rows like these: leaves `[any, ...]`, K, D, W and (R,), or () for one reward
+        per step."""
 
         def column(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
             return torch.zeros((self.capacity, *shape), dtype=dtype, device=self.device)
@@ -93,6 +99,7 @@ class StepBuffer:
         self._categories = column((categories,), torch.int32)
         self._reals = column((reals,), torch.float32)
         self._masks = column((mask_width,), torch.uint8)
+        self._rewards = np.zeros((self.capacity, *rewards), np.float32)
 
     @property
     def nbytes(self) -> int:
@@ -104,15 +111,17 @@ class StepBuffer:
     # -- writing ---------------------------------------------------------------------------------
 
     def insert(self, batch: Batch, rewards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Takes a batch in; `rewards`: float32 `[T, B]`, as they are to be learned from.
+        """Takes a batch in; `rewards`: float32 `[T, B]`, or `[T, B, R]` for R of them per step, as
+        they are to be learned from.
 
         Returns: int64[m], places whose steps are gone; int64[n], places of the new steps, by time.
         """
         if not self._obs:
             width = 0 if batch.masks is None else batch.masks.shape[2]
             self._allocate(
-                [*batch.final_obs], batch.categories.shape[2], batch.reals.shape[2], width
-            )
+                [*batch.final_obs], batch.categories.shape[2], batch.reals.shape[2], width,
+                rewards.shape[2:],
+            )  # fmt: skip
         steps, lanes = batch.rewards.shape
         lengths, columns = batch.lengths, np.arange(lanes)
         ended = batch.terminated | batch.truncated
@@ -201,7 +210,7 @@ class StepBuffer:
         """Steps with n-step returns: shorter where the episode ends sooner, or where it is not
         known any further. int64[n]"""
         masked = self._masks.shape[1] > 0
-        returns = self._rewards[places].astype(np.float64)
+        returns = self._rewards[places].T.astype(np.float64)  # [n] or [R, n]
         discounts = np.where(self._terminated[places], 0.0, gamma)
         reached = self._next[places]
         going = np.ones(len(places), bool)
@@ -212,7 +221,7 @@ class StepBuffer:
                 going = going & (over | self.is_step[behind])
             if not going.any():
                 break
-            returns += np.where(going, discounts * self._rewards[reached], 0.0)
+            returns += np.where(going, discounts * self._rewards[reached].T, 0.0)
             discounts = np.where(going, np.where(over, 0.0, gamma * discounts), discounts)
             reached = np.where(going, behind, reached)
         rows = torch.from_numpy(places).to(self.device)
@@ -222,7 +231,7 @@ class StepBuffer:
             self._masks.index_select(0, rows),
             self._categories.index_select(0, rows).long(),
             self._reals.index_select(0, rows),
-            torch.from_numpy(returns.astype(np.float32)).to(self.device),
+            torch.from_numpy(returns.T.astype(np.float32)).to(self.device),
             tuple(column.index_select(0, next_rows) for column in self._obs),
             self._masks.index_select(0, next_rows),
             torch.from_numpy(discounts.astype(np.float32)).to(self.device),
@@ -264,8 +273,8 @@ class StepBuffer:
             )
         filled = min(int(data["inserted"]), self.capacity)
         leaves = [tensors[f"obs.{i}"] for i in range(int(data["leaves"]))]
-        widths = [tensors[name].shape[1] for name in ("categories", "reals", "masks")]
-        self._allocate(leaves, *widths)
+        k, d, w = (tensors[name].shape[1] for name in ("categories", "reals", "masks"))
+        self._allocate(leaves, k, d, w, tensors["rewards"].shape[1:])
         for name, column in self._named().items():
             stored = tensors.get(name)
             if stored is None or stored.shape != (filled, *column.shape[1:]):

@@ -113,7 +113,7 @@ BREAKS = [
     ("behind[finals[:, 0], finals[:, 1]] = final_numbers", "pass"),
     ("self.is_step[gone] = False", "pass"),
     ("going = going & self.is_step[reached]", "going = going"),
-    ("discounts * self._rewards[reached], 0.0", "self._rewards[reached], 0.0"),
+    ("discounts * self._rewards[reached].T, 0.0", "self._rewards[reached].T, 0.0"),
     ("np.where(over, 0.0, gamma * discounts)", "gamma * discounts"),
     ("reached = np.where(going, behind, reached)", "pass"),
     ("int(t[last]) + 1)", "int(t[last]))"),
@@ -153,6 +153,28 @@ def test_its_memory_is_what_the_page_says() -> None:
     """Per row: the observation, 4 bytes per choice and number, 1 per option of a mask, and 14."""
     buffer = play(StepBuffer, 150, 0, 1, masked=True)
     assert buffer.nbytes == 150 * (4 + 4 + 3 + 14)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_several_rewards_per_step_are_as_each_alone(n: int) -> None:
+    """Also behind a restart half way."""
+    together = StepBuffer(120, CPU)
+    alone = [StepBuffer(120, CPU) for _ in range(3)]
+    streams, rng = Streams(5, 3), np.random.default_rng(0)
+    for round_ in range(30):
+        batch = streams.batch(7)
+        rewards = rng.normal(size=(*batch.rewards.shape, 3)).astype(np.float32)
+        if round_ == 15:
+            stored, together = together, StepBuffer(120, CPU)
+            together.load(*stored.state())
+        together.insert(batch, rewards)
+        for i, one in enumerate(alone):
+            one.insert(batch, rewards[:, :, i])
+    places = np.flatnonzero(together.is_step)
+    found = together.transitions(places, n, GAMMA).rewards
+    assert found.shape == (len(places), 3)
+    for i, one in enumerate(alone):
+        assert torch.equal(found[:, i], one.transitions(places, n, GAMMA).rewards)
 
 
 def test_it_goes_on_elsewhere() -> None:
