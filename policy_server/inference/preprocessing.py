@@ -185,7 +185,11 @@ class Preprocessor:
     """
 
     def __init__(self, space: Space, config: PreprocessingConfig):
-        self._leaves = [LeafPreprocessor(path, leaf, config) for path, leaf in leaves(space)]
+        told = _told(space)
+        self._leaves = [
+            LeafPreprocessor(path, leaf, PreprocessingConfig() if path == told else config)
+            for path, leaf in leaves(space)
+        ]
         columns = iter(
             part.space(leaf) for part, (_, leaf) in zip(self._leaves, leaves(space), strict=True)
         )
@@ -233,6 +237,13 @@ class Preprocessor:
                 part.moments.count = int(state[f"normalize.{i}.count"])
                 part.moments.mean = np.array(state[f"normalize.{i}.mean"])
                 part.moments.squares = np.array(state[f"normalize.{i}.squares"])
+
+
+def _told(space: Space) -> str | None:
+    """The leaf that tells a group of agents their rewards (`algorithms.groups`), which are to stay
+    what they are."""
+    group = isinstance(space, Dict) and isinstance(space.spaces.get("agents"), Dict)
+    return ".rewards" if group else None
 
 
 def _rebuild(space: Space, parts: Any) -> Space:

@@ -322,3 +322,22 @@ def test_frames_sent_stay_as_they_are():
     see(made, rows, first=[True] * 3)
     peek(made, rows, range(3))
     np.testing.assert_array_equal(rows, copy)
+
+
+# -- groups ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("group", [True, False])
+def test_what_tells_agents_their_rewards_stays_as_it_is(group: bool) -> None:
+    numbers = Box(-math.inf, math.inf, (2,))
+    agents: Space = Dict({"a": numbers, "b": numbers}) if group else numbers
+    space = Dict({"agents": agents, "rewards": numbers})
+    made = make(space, normalize_observations=True, frame_stack=2, storage_dtype="float16")
+    rewards = np.array([[1234.5, -3.0], [0.1, 70000.0]], np.float32)
+    for _ in range(3):
+        rows = [np.ones((2, 2), np.float32)] * (2 if group else 1)
+        *seen, told = made([*rows, rewards], np.arange(2), np.zeros(2, bool), True)
+        *_, final = made.peek([*rows, rewards], np.arange(2))
+    assert all(column.shape == (2, 4) for column in seen)
+    assert (made.space.spaces["rewards"] == numbers) == group
+    assert (np.array_equal(told, rewards) and np.array_equal(final, rewards)) == group
