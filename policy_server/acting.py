@@ -59,6 +59,8 @@ class SquashedGaussian:
 @dataclass(frozen=True)
 class NoisyActions:
     """The network's heads are actions in -1..1; adds noise to them, and clips. Greedy has none.
+    Where actions are choices and not reals, heads are their logits, which they are drawn from;
+    greedy is the likeliest.
 
     Attributes:
         deviation: of the noise, in half ranges of the action space.

@@ -163,6 +163,7 @@ def _check_learning(prefix: str, policy: Settings | PolicySettings) -> None:
         )
     _check_memory(prefix, policy)
     _check_exploration(prefix, policy)
+    _check_collection(policy)
     for pixels in preprocessing.resize or ():
         _at_least(f"{prefix}preprocessing.resize", pixels, 1)
     _at_least(f"{prefix}preprocessing.frame_stack", preprocessing.frame_stack, 1)
@@ -235,6 +236,20 @@ def _check_exploration(prefix: str, policy: Settings | PolicySettings) -> None:
             f"{path}.name = {exploration.name!r} with {policy.algorithm}: expected an algorithm that "
             "learns from the reward of each step; `policy-server algorithms` lists them. Leave "
             "exploration out, or choose another algorithm."
+        )
+
+
+def _check_collection(policy: Settings | PolicySettings) -> None:
+    if not policy.training.one_version:
+        return
+    collection = policy.collection
+    given = ["collection.mode = 'async'"] if collection.mode == "async" else []
+    given += ["collection.ahead = true"] if collection.ahead else []
+    if given:
+        raise ConfigError(
+            f"{given[0]} with {policy.algorithm}: expected steps that all come from the policy as it "
+            "stands, which it asks again what it would have done. Leave it out, or choose another "
+            "algorithm."
         )
 
 

@@ -19,12 +19,15 @@ class Training:
         supports: what the algorithm can work with.
         mode: what `collection.mode` "auto" means: "sync" or "async".
         off_policy: no step is ever too old to learn from.
+        one_version: all steps of a batch must come from the policy as it stands, so that neither
+            asynchronous collection nor one that runs ahead will do.
     """
 
     title: ClassVar[str] = ""
     supports: ClassVar[Supports] = Supports()
     mode: ClassVar[str] = "sync"
     off_policy: ClassVar[bool] = False
+    one_version: ClassVar[bool] = False
 
     train_batch_size: int
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -149,6 +149,22 @@ class Trajectories:
             state[ended[t] & (t < lengths)] = 0.0
         table = SequenceTable(t0 * lanes + b0, sizes, lanes, states)
         return Outlook(heads[self.rows], values.view(steps + 1, lanes), final_values, table)
+
+    def values(
+        self, value: Callable[[tuple[torch.Tensor, ...]], torch.Tensor], kinds: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a value function says that is a network of its own, `[n, kinds]` of n observations:
+        as `Outlook.values` and `final_values`, but `[T+1, B, kinds]` and `[T, B, kinds]`."""
+        steps, lanes = self.shape
+        values = torch.full(((steps + 1) * lanes, kinds), torch.nan)
+        final_values = torch.full((steps, lanes, kinds), torch.nan)
+        asked = torch.cat([self._flat, self._bootstrap])
+        found = self.obs.evaluate(asked.to(self.device), value)
+        values[asked] = found.reshape(-1, kinds).cpu()
+        t, b = self._final_index.unbind(1)
+        found = self._finals.evaluate(torch.arange(len(t), device=self.device), value)
+        final_values[t, b] = found.reshape(-1, kinds).cpu()
+        return values.view(steps + 1, lanes, kinds), final_values
 
     def inputs(self, outlook: Outlook) -> Inputs:
         """What to ask a network for all valid steps, in their order."""

@@ -88,6 +88,8 @@ def make_chooser(layout: ActionLayout, acting: Acting) -> Chooser:
     if isinstance(acting, SquashedGaussian):
         return SquashedChooser(layout, acting)
     if isinstance(acting, NoisyActions):
+        if layout.categories:
+            return SquashedChooser(layout, SquashedGaussian(acting.random_steps))
         return NoisyActionsChooser(layout, acting)
     if isinstance(acting, Perturbed):
         return DeterministicChooser(layout)

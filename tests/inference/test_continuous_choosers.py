@@ -227,3 +227,20 @@ def test_a_perturbed_policy_explores_by_one_half_and_is_greedy_by_the_other() ->
     choice = choose(chooser, heads, greedy=greedy)
     assert (choice.reals[greedy] == np.float32(-0.4)).all()
     assert (choice.reals[~greedy] == np.float32(0.3)).all()
+
+
+def test_choices_beside_noisy_actions_are_drawn_from_their_logits() -> None:
+    """Uniform at first; greedy is the likeliest of what is allowed."""
+    layout = ActionLayout(Dict({"a": Discrete(3), "b": Discrete(2)}))
+    chooser = make_chooser(layout, NoisyActions(random_steps=10))
+    heads = np.tile(np.array([0.0, 1.0, 2.0, 3.0, 0.0], np.float32), (N, 1))
+    mask = np.tile(np.array([1, 1, 0, 1, 1], np.uint8), (N, 1))
+    drawn = choose(chooser, heads, mask)
+    assert drawn.reals.shape == (N, 0)
+    odds = np.exp([0.0, 1.0]) / np.exp([0.0, 1.0]).sum()
+    assert counts_fit(np.bincount(drawn.categories[:, 0], minlength=3)[:2], odds)
+    assert (drawn.categories[:, 0] < 2).all()
+    first = choose(chooser, heads, mask, policy_steps=9)
+    assert counts_fit(np.bincount(first.categories[:, 1], minlength=2), np.full(2, 0.5))
+    greedy = choose(chooser, heads, mask, np.ones(N, bool))
+    assert np.unique(greedy.categories, axis=0).tolist() == [[1, 0]]
