@@ -302,6 +302,20 @@ class TQCConfig(AlgorithmConfig):
         super().__init__("TQC")
 
 
+class MADDPGConfig(AlgorithmConfig):
+    """The builder, with MADDPG (critics that see all agents)."""
+
+    def __init__(self) -> None:
+        super().__init__("MADDPG")
+
+
+class MAPPOConfig(AlgorithmConfig):
+    """The builder, with MAPPO (PPO with a value function that sees all agents)."""
+
+    def __init__(self) -> None:
+        super().__init__("MAPPO")
+
+
 class ESConfig(AlgorithmConfig):
     """The builder, with ES (evolution strategies)."""
 

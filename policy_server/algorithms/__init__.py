@@ -50,6 +50,8 @@ _PAGES: dict[str, tuple[str | type, str | type]] = {
     "TD3": (f"{__name__}.td3_options:TD3Training", f"{__name__}.td3:TD3"),
     "SAC": (f"{__name__}.sac_options:SACTraining", f"{__name__}.sac:SAC"),
     "TQC": (f"{__name__}.tqc_options:TQCTraining", f"{__name__}.tqc:TQC"),
+    "MADDPG": (f"{__name__}.maddpg_options:MADDPGTraining", f"{__name__}.maddpg:MADDPG"),
+    "MAPPO": (f"{__name__}.mappo_options:MAPPOTraining", f"{__name__}.mappo:MAPPO"),
     "ES": (f"{__name__}.es_options:ESTraining", f"{__name__}.es:ES"),
     "ARS": (f"{__name__}.ars_options:ARSTraining", f"{__name__}.ars:ARS"),
 }

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from group_spaces import of_two
 from handmade import random_batch
 
 from policy_server import algorithms
@@ -38,14 +39,22 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "R2D2": {**REPLAY, "sequence_length": 3, "burn_in": 2},
     "DDPG": {**ACTOR_CRITIC, "parameter_noise": 0.1}, "TD3": ACTOR_CRITIC, "SAC": ACTOR_CRITIC,
     "TQC": {**ACTOR_CRITIC, "quantiles": 5},
+    "MADDPG": ACTOR_CRITIC, "MAPPO": {"minibatch_size": 8, "num_epochs": 2},
     "ES": {"directions": 2}, "ARS": {"directions": 2, "top_directions": 1},
 }  # fmt: skip
 
 
 def spaces(name: str) -> PolicySpaces:
     """Some that the algorithm can act in."""
-    discrete = algorithms.training_class(name).supports.discrete
-    return SPACES["choice" if discrete else "reals"]
+    supports = algorithms.training_class(name).supports
+    some = SPACES["choice" if supports.discrete else "reals"]
+    return of_two(some) if supports.groups else some
+
+
+def seen(name: str, *observations: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Observations `[n, 3]`; of a group both agents have the same."""
+    groups = algorithms.training_class(name).supports.groups
+    return observations * 2 if groups else observations
 
 
 def test_all_are_here() -> None:
@@ -115,7 +124,7 @@ def test_three_updates_and_three_elsewhere_are_six(name: str, model: ModelConfig
 def test_updates_change_the_network_that_acts(name: str) -> None:
     made = make(name, 0)
     with torch.no_grad():
-        obs = (torch.randn(5, 3),)
+        obs = seen(name, torch.randn(5, 3))
         before = heads(made.network, obs).clone()
         for i, batch in enumerate(batches(name, 3, made.network.state_size)):
             with torch.enable_grad():
@@ -124,7 +133,7 @@ def test_updates_change_the_network_that_acts(name: str) -> None:
         assert not torch.equal(heads(made.network, obs), before)
 
 
-def heads(network: Any, obs: tuple[torch.Tensor]) -> torch.Tensor:
+def heads(network: Any, obs: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """What the network says of each observation by itself."""
     if not network.state_size:
         return network.policy(obs)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from group_spaces import of_two
 from handmade import random_batch
-from test_every_page import MODEL, OPTIONS, heads, in_turn
+from test_every_page import MODEL, OPTIONS, heads, in_turn, seen
 from torch import nn
 
 from policy_server import algorithms
@@ -53,10 +54,11 @@ def learn(made: Any, spaces: PolicySpaces) -> None:
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("name", algorithms.names())
 def test_it_learns_or_refuses(name: str, action: str) -> None:
-    spaces = PolicySpaces(Box(-9, 9, (3,)), ACTIONS[action])
     supports = algorithms.training_class(name).supports
+    spaces = PolicySpaces(Box(-9, 9, (3,)), ACTIONS[action])
+    spaces = of_two(spaces) if supports.groups else spaces
     if not supports.fits(spaces):
-        with pytest.raises(UnsupportedSpaceError, match=f"{name}: expected an action space of"):
+        with pytest.raises(UnsupportedSpaceError, match=f"{name}.*: expected an action space of"):
             supports.check_spaces(name, spaces)
         return
     supports.check_spaces(name, spaces)
@@ -107,8 +109,9 @@ class Mine(nn.Module):
 
 
 def simplest(name: str) -> PolicySpaces:
-    discrete = algorithms.training_class(name).supports.discrete
-    return PolicySpaces(Box(-9, 9, (3,)), CHOICE if discrete else REALS)
+    supports = algorithms.training_class(name).supports
+    one = PolicySpaces(Box(-9, 9, (3,)), CHOICE if supports.discrete else REALS)
+    return of_two(one) if supports.groups else one
 
 
 @pytest.mark.parametrize("name", algorithms.names())
@@ -125,7 +128,7 @@ def test_a_network_of_the_users_own_learns(name: str) -> None:
         assert any(isinstance(part, type(mine[0])) for part in made.critics.modules())
     assert made.network.policy_layers() is None
     one, other = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0, 7.0, -3.0]])
-    assert torch.equal(heads(made.network, (one,)), heads(made.network, (other,)))
+    assert torch.equal(heads(made.network, seen(name, one)), heads(made.network, seen(name, other)))
 
 
 @pytest.mark.parametrize("name", algorithms.names())
@@ -138,7 +141,7 @@ def test_another_precision_is_heeded_or_refused(name: str) -> None:
     Settings.from_mapping(settings)
     spaces, reduced = simplest(name), ModelConfig(hidden=(8,), precision="bfloat16")
     made, whole = make(name, spaces, reduced), make(name, spaces, ModelConfig(hidden=(8,)))
-    obs = (torch.randn(50, 3),)
+    obs = seen(name, torch.randn(50, 3))
     here, there = heads(made.network, obs), heads(whole.network, obs)
     assert here.dtype == torch.float32
     assert not torch.equal(here, there)

@@ -27,17 +27,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "TD3": {"random_steps": 30},
     "SAC": {"random_steps": 30},
     "TQC": {"random_steps": 30, "quantiles": 5},
+    "MADDPG": {"random_steps": 30},
 }
 
 
 def config(name: str) -> AlgorithmConfig:
     """Its buffer is full before the last of `UPDATES`, which overwrites. No step is under way when
     it is saved: asynchronous collection would have some, which no checkpoint holds."""
-    discrete = algorithms.training_class(name).supports.discrete
-    world = "Nested" if discrete else "Amounts"
+    supports = algorithms.training_class(name).supports
+    world = "Nested" if supports.discrete else "Amounts"
+    env = "group_worlds:Opposed-v0" if supports.groups else f"worlds:{world}-v0"
     return (
         AlgorithmConfig(name)
-        .environment(f"tests.learning.worlds:{world}-v0")
+        .environment(f"tests.learning.{env}")
         .simulators(num=1, lanes=4)
         .model(hidden=[8])
         .training(

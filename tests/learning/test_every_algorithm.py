@@ -10,7 +10,7 @@ import pytest
 from policy_server import AlgorithmConfig, algorithms
 from policy_server.types import PolicySpaces
 from sim_clients.space_conversion import as_space
-from tests.learning import worlds
+from tests.learning import group_worlds, worlds
 
 
 class World(NamedTuple):
@@ -23,9 +23,9 @@ class World(NamedTuple):
     memory: str = "none"
 
 
-def spaces_of(world: World) -> PolicySpaces:
-    """What its only agent sees and does."""
-    made = getattr(worlds, world.name)()
+def spaces_of(world: World, groups: bool) -> PolicySpaces:
+    """What its only agent sees and does; `groups`: what two of them do."""
+    made = group_worlds.Twice(world.name) if groups else getattr(worlds, world.name)()
     return PolicySpaces(as_space(made.observation_space), as_space(made.action_space), world.mask)
 
 
@@ -76,13 +76,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "DDPG": {**ACTOR_CRITIC},
     "TD3": {**ACTOR_CRITIC},
     "TQC": {**ACTOR_CRITIC, "initial_alpha": 0.1},
+    "MADDPG": {**ACTOR_CRITIC},
+    "MAPPO": {
+        **GRADIENT, "lr": 3e-3, "lambda_": 0.0, "minibatch_size": 256, "num_epochs": 4,
+    },
     "Rainbow": {**REPLAY, "num_atoms": 11, "v_min": -2.0, "v_max": 2.0, "n_step": 1},
     "ES": {**PAIRS, "lr": 0.04, "noise_stdev": 0.1, "weight_decay": 0.0},
     "ARS": {**PAIRS, "lr": 0.05, "noise_stdev": 0.3, "top_directions": 16},
 }  # fmt: skip
 UPDATES = {
     "PG": 150, "A2C": 150, "A3C": 150, "PPO": 60, "IMPALA": 150, "APPO": 50, "DQN": 60,
-    "Rainbow": 60, "ApexDQN": 40, "R2D2": 18, "DDPG": 25, "TD3": 25, "SAC": 25, "TQC": 25, "ES": 60, "ARS": 60,
+    "Rainbow": 60, "ApexDQN": 40, "R2D2": 18, "DDPG": 25, "TD3": 25, "SAC": 25, "TQC": 25, "MADDPG": 40, "MAPPO": 40, "ES": 60, "ARS": 60,
 }  # fmt: skip
 LINEAR = {"ES", "ARS"}
 """Search among parameters: the fewer, the better."""
@@ -91,6 +95,8 @@ SHARED = {
     "ARS": {"Amounts", "Masked", "Nested"},
     "A3C": {"Nested", "Shade", "Echo"},
     "Rainbow": {"Nested", "Masked"},
+    "MADDPG": {"Amounts", "Digits", "Masked"},
+    "MAPPO": {"Hybrid", "Nested", "Picture"},
 }
 """Two that act in the same way and need many steps share the worlds between them; and two that are
 others' pages with other options go to some worlds only."""
@@ -99,16 +105,27 @@ CASES = [
     for name in algorithms.names()
     for world in WORLDS
     if world in SHARED.get(name, WORLDS)
-    and algorithms.training_class(name).supports.fits(spaces_of(WORLDS[world]))
-    and (algorithms.training_class(name).supports.recurrent or WORLDS[world].memory == "none")
+    for supports in (algorithms.training_class(name).supports,)
+    if supports.fits(spaces_of(WORLDS[world], supports.groups))
+    and (supports.recurrent or WORLDS[world].memory == "none")
 ]
+
+
+def environment(name: str, world: World) -> dict[str, Any]:
+    """The world; for whoever learns for groups, one for each of two agents."""
+    if not algorithms.training_class(name).supports.groups:
+        return {"env": f"tests.learning.worlds:{world.name}-v0", "action_mask": world.mask}
+    return {
+        "env": "tests.learning.group_worlds:Twice-v0", "env_kwargs": {"world": world.name},
+        "action_mask": world.mask,
+    }  # fmt: skip
 
 
 def greedy_return(name: str, world: World, device: str = "cpu", **options: Any) -> float:
     """After the algorithm's updates."""
     builder = (
         AlgorithmConfig(name)
-        .environment(f"tests.learning.worlds:{world.name}-v0", action_mask=world.mask)
+        .environment(**environment(name, world))
         .simulators(num=1, lanes=16)
         .training(**(OPTIONS[name] | options))
         .server(seed=1)
