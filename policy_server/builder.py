@@ -316,6 +316,13 @@ class MAPPOConfig(AlgorithmConfig):
         super().__init__("MAPPO")
 
 
+class QMIXConfig(AlgorithmConfig):
+    """The builder, with QMIX (values of a group's actions)."""
+
+    def __init__(self) -> None:
+        super().__init__("QMIX")
+
+
 class ESConfig(AlgorithmConfig):
     """The builder, with ES (evolution strategies)."""
 

@@ -52,6 +52,7 @@ _PAGES: dict[str, tuple[str | type, str | type]] = {
     "TQC": (f"{__name__}.tqc_options:TQCTraining", f"{__name__}.tqc:TQC"),
     "MADDPG": (f"{__name__}.maddpg_options:MADDPGTraining", f"{__name__}.maddpg:MADDPG"),
     "MAPPO": (f"{__name__}.mappo_options:MAPPOTraining", f"{__name__}.mappo:MAPPO"),
+    "QMIX": (f"{__name__}.qmix_options:QMIXTraining", f"{__name__}.qmix:QMIX"),
     "ES": (f"{__name__}.es_options:ESTraining", f"{__name__}.es:ES"),
     "ARS": (f"{__name__}.ars_options:ARSTraining", f"{__name__}.ars:ARS"),
 }

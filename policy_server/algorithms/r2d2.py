@@ -38,7 +38,7 @@ from policy_server.algorithms.optimizer import FlatAdam
 from policy_server.algorithms.r2d2_options import R2D2Training
 from policy_server.algorithms.replayed import Drawn, Replayed
 from policy_server.algorithms.saved import load_network, network_tensors
-from policy_server.algorithms.sequences import states_before
+from policy_server.algorithms.sequences import sequence_values, states_before
 from policy_server.algorithms.target_network import TargetNetwork
 from policy_server.algorithms.trained import seeded
 from policy_server.config import ModelConfig
@@ -49,18 +49,6 @@ from policy_server.types import Batch, PolicySpaces, PolicyState
 
 FORBIDDEN = -1e30
 """Value of a masked action: below all others, and finite."""
-
-
-def sequence_values(
-    network: RecurrentQNetwork, drawn: DrawnSequences, burn_in: int
-) -> torch.Tensor:
-    """Values of all actions behind the burn-in, `[L + 1, n, W]`; no gradient goes back into it."""
-    state = drawn.state
-    if burn_in:
-        with torch.no_grad():
-            warm = network.warm_up([leaf[:burn_in] for leaf in drawn.obs], state)
-        state = torch.where(drawn.burned[:, None], warm, state)
-    return network.values([leaf[burn_in:] for leaf in drawn.obs], state)
 
 
 def r2d2_loss(
@@ -80,7 +68,7 @@ def r2d2_loss(
     h, h_inverse = (rescaled, unscaled) if config.rescale else (torch.clone, torch.clone)
     valid = torch.arange(steps, device=weights.device)[:, None] < drawn.lengths  # [L, n]
     q = sequence_values(online, drawn, config.burn_in)  # [L + 1, n, W]
-    done = q[:-1].gather(2, drawn.categories.unsqueeze(2)).squeeze(2)  # [L, n]
+    done = q[:-1].gather(2, drawn.categories).squeeze(2)  # [L, n]
     with torch.no_grad():
         behind = sequence_values(target, drawn, config.burn_in)
         means = q if config.double else behind

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from policy_server.algorithms.observations import ObservationRows
-from policy_server.networks.policy import ActingNetwork
+from policy_server.networks.policy import ActingNetwork, Observations
 from policy_server.networks.recurrent import Sequences
 from policy_server.networks.snapshot import as_tensor
+from policy_server.replay.sequences import DrawnSequences
 from policy_server.types import Batch
 
 
@@ -52,6 +54,14 @@ class SequenceTable:
         return rows[places], Sequences(obs, state, places.to(state.device))
 
 
+class SequenceNetwork(Protocol):
+    """Values of actions in sequences: `networks.recurrent_q.RecurrentQNetwork` or
+    `networks.group_q.GroupQNetwork`."""
+
+    def warm_up(self, obs: Observations, state: torch.Tensor) -> torch.Tensor: ...
+    def values(self, obs: Observations, state: torch.Tensor) -> torch.Tensor: ...
+
+
 def pieces(batch: Batch, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the sequences of a batch begin: t and b, int64 `[M]` each, and their lengths. A new one
     begins with each unroll, with each episode, and after `longest` steps."""
@@ -85,3 +95,13 @@ def states_before(
         _, state[active] = network.step(obs[(time * lanes + active).to(obs.device)], state[active])
         state[ended[time] & valid[time]] = 0.0
     return found.cpu().numpy()
+
+
+def sequence_values(network: SequenceNetwork, drawn: DrawnSequences, burn_in: int) -> torch.Tensor:
+    """Values of all actions behind the burn-in, `[L + 1, n, W]`; no gradient goes back into it."""
+    state = drawn.state
+    if burn_in:
+        with torch.no_grad():
+            warm = network.warm_up([leaf[:burn_in] for leaf in drawn.obs], state)
+        state = torch.where(drawn.burned[:, None], warm, state)
+    return network.values([leaf[burn_in:] for leaf in drawn.obs], state)

@@ -32,7 +32,7 @@ class DrawnSequences(NamedTuple):
     Attributes:
         obs: one tensor `[K + L + 1, n, ...]` per leaf.
         mask: uint8 `[K + L + 1, n, W]`; W = 0 where there are no masks.
-        categories: int64 `[L, n]`.
+        categories: int64 `[L, n, K]`.
         rewards: `[L, n]`.
         lengths: int64 `[n]`, how many of the L steps there are.
         terminated: bool `[n]`, the last of them ended the episode.
@@ -81,15 +81,17 @@ class SequenceBuffer:
         self._columns: dict[str, torch.Tensor] = {}
         self._leaves = 0
 
-    def _allocate(self, leaves: list[torch.Tensor], mask_width: int, state_size: int) -> None:
-        """`leaves`: one observation each, `[any, ...]`."""
+    def _allocate(
+        self, leaves: list[torch.Tensor], choices: int, mask_width: int, state_size: int
+    ) -> None:
+        """`leaves`: one observation each, `[any, ...]`; K, W and S."""
         rows, steps = self._burn_in + self._length + 1, self._length
         shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
             f"obs.{i}": ((rows, *leaf.shape[1:]), leaf.dtype) for i, leaf in enumerate(leaves)
         }
         shapes |= {
             "mask": ((rows, mask_width), torch.uint8),
-            "categories": ((steps,), torch.int32),
+            "categories": ((steps, choices), torch.int32),
             "rewards": ((steps,), torch.float32),
             "lengths": ((), torch.int32),
             "terminated": ((), torch.bool),
@@ -118,12 +120,12 @@ class SequenceBuffer:
 
         Returns: int64[m], places of sequences that are gone; int64[n], places of the new ones.
         """
-        assert batch.state is not None, "the gateway sends states where there is a memory"
         masked = batch.masks is not None
         if not self._columns:
             width = batch.masks.shape[2] if batch.masks is not None else 0
             leaves = [as_tensor(leaf[:0]) for leaf in batch.final_obs]
-            self._allocate(leaves, width, batch.state.shape[1])
+            remembered = 0 if batch.state is None else batch.state.shape[1]
+            self._allocate(leaves, batch.categories.shape[2], width, remembered)
         t, b, lengths, burned = self._cut(batch)
         first = np.where(burned, t - self._burn_in, t)
         states = self._states_before(batch, first, b)
@@ -195,7 +197,7 @@ class SequenceBuffer:
             known = min(end + 1, int(batch.lengths[b])) if behind is None else end
             masks = as_tensor(batch.masks[first:known, b])
             columns["mask"][place, row : row + len(masks)] = masks.to(self.device)
-        columns["categories"][place, :length] = as_tensor(batch.categories[t:end, b, 0]).to(
+        columns["categories"][place, :length] = as_tensor(batch.categories[t:end, b]).to(
             self.device, torch.int32
         )
         columns["rewards"][place, :length] = as_tensor(rewards[t:end, b]).to(self.device)
@@ -253,7 +255,8 @@ class SequenceBuffer:
         if not data["leaves"]:
             return
         leaves = [torch.from_numpy(tensors[f"obs.{i}"][0]) for i in range(int(data["leaves"]))]
-        self._allocate(leaves, tensors["mask"].shape[-1], tensors["state"].shape[-1])
+        widths = (tensors[name].shape[-1] for name in ("categories", "mask", "state"))
+        self._allocate(leaves, *widths)
         for name, column in self._columns.items():
             stored = tensors.get(name)
             if stored is None or stored.shape != (self.items, *column.shape[1:]):

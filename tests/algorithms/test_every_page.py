@@ -40,6 +40,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "DDPG": {**ACTOR_CRITIC, "parameter_noise": 0.1}, "TD3": ACTOR_CRITIC, "SAC": ACTOR_CRITIC,
     "TQC": {**ACTOR_CRITIC, "quantiles": 5},
     "MADDPG": ACTOR_CRITIC, "MAPPO": {"minibatch_size": 8, "num_epochs": 2},
+    "QMIX": {**REPLAY, "sequence_length": 3, "burn_in": 2},
     "ES": {"directions": 2}, "ARS": {"directions": 2, "top_directions": 1},
 }  # fmt: skip
 

@@ -325,9 +325,7 @@ def test_the_value_function_learns_rewards_of_any_size() -> None:
 @pytest.mark.parametrize("collection", [{"mode": "async"}, {"ahead": True}])
 def test_collection_of_several_versions_is_refused(collection: dict[str, Any]) -> None:
     settings = {"algorithm": PAGE, "collection": collection}
-    with pytest.raises(
-        ConfigError, match="MAPPO: expected steps that all come from the policy"
-    ):
+    with pytest.raises(ConfigError, match="MAPPO: expected steps that all come from the policy"):
         Settings.from_mapping(settings)
     own = {
         "multi_agent": {
@@ -335,9 +333,7 @@ def test_collection_of_several_versions_is_refused(collection: dict[str, Any]) -
             "policy_mapping": {"*": "team"},
         }
     }
-    with pytest.raises(
-        ConfigError, match="MAPPO: expected steps that all come from the policy"
-    ):
+    with pytest.raises(ConfigError, match="MAPPO: expected steps that all come from the policy"):
         Settings.from_mapping(settings | own | {"algorithm": "PPO"})
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from policy_server.algorithms import r2d2
+from policy_server.algorithms import r2d2, sequences
 from policy_server.algorithms.ops import rescaling, sequence_returns
-from policy_server.algorithms.r2d2 import R2D2Training, sequence_priorities, sequence_values
+from policy_server.algorithms.r2d2 import R2D2Training, sequence_priorities
+from policy_server.algorithms.sequences import sequence_values
 from policy_server.config import ModelConfig
 from policy_server.errors import ConfigError
 from policy_server.networks.recurrent_q import RecurrentQNetwork
@@ -98,7 +99,7 @@ def drawn(masked: bool = True) -> DrawnSequences:
     return DrawnSequences(
         (torch.from_numpy(rng.normal(size=(K + L + 1, N, 3))).float(),),
         torch.from_numpy(mask if masked else mask[..., :0]),
-        torch.from_numpy(rng.integers(0, W, (L, N))),
+        torch.from_numpy(rng.integers(0, W, (L, N, 1))),
         torch.from_numpy(3 * rng.normal(size=(L, N))).float(),
         LENGTHS, TERMINATED, BURNED,
         torch.from_numpy(rng.normal(size=(N, 8))).float(),
@@ -118,10 +119,25 @@ def values_by_hand(made: RecurrentQNetwork, some: DrawnSequences) -> np.ndarray:
     return found
 
 
-def test_values_come_from_the_stored_state_through_the_burn_in() -> None:
+def values_agree(module: dict[str, Any]) -> bool:
     made, some = network(0), drawn()
-    got = sequence_values(made, some, K)
-    np.testing.assert_allclose(got.detach().numpy(), values_by_hand(made, some), atol=1e-5)
+    got = module["sequence_values"](made, some, K).detach().numpy()
+    return bool(np.allclose(got, values_by_hand(made, some), atol=1e-5))
+
+
+def test_values_come_from_the_stored_state_through_the_burn_in() -> None:
+    assert values_agree(vars(sequences))
+
+
+@pytest.mark.parametrize(
+    ("line", "instead"),
+    [
+        ("torch.where(drawn.burned[:, None], warm, state)", "warm"),
+        ("[leaf[:burn_in] for leaf", "[leaf[1 : burn_in + 1] for leaf"),
+    ],
+)
+def test_a_mistake_in_the_burn_in_would_show(line: str, instead: str) -> None:
+    assert not values_agree(broken(sequences, line, instead))
 
 
 def test_no_gradient_goes_back_into_the_burn_in() -> None:
@@ -154,7 +170,7 @@ def loss_by_hand(config: R2D2Training, some: DrawnSequences, weights: np.ndarray
     total, steps = 0.0, 0
     for b in range(N):
         for t in range(int(LENGTHS[b])):
-            total += weights[b] * (online[t, b, int(some.categories[t, b])] - y[t, b]) ** 2 / 2
+            total += weights[b] * (online[t, b, int(some.categories[t, b, 0])] - y[t, b]) ** 2 / 2
             steps += 1
     return total / steps
 
@@ -181,7 +197,6 @@ def test_the_loss_is_that_of_a_loop(options: dict[str, Any]) -> None:
         ("means = q if config.double", "means = q if not config.double"),
         ("drawn.rewards, h_inverse(best)", "drawn.rewards, best"),
         ("torch.where(valid, done - y, 0.0)", "done - y"),
-        ("torch.where(drawn.burned[:, None], warm, state)", "warm"),
         ("sequence_values(target, drawn", "sequence_values(online, drawn"),
     ],
 )

@@ -22,6 +22,7 @@ NAMES = [
 UPDATES = 3
 OPTIONS: dict[str, dict[str, Any]] = {
     "Rainbow": {"num_atoms": 5},
+    "QMIX": {"sequence_length": 4},
     "R2D2": {"sequence_length": 4, "burn_in": 2},
     "DDPG": {"parameter_noise": 0.1, "random_steps": 30},
     "TD3": {"random_steps": 30},

@@ -82,6 +82,9 @@ BARS = [
         "partial_cartpole_ppo.toml",
     ),
     Bar("R2D2, no velocities", "R2D2", PARTIAL, 150, 1_000_000, "partial_cartpole_r2d2.toml"),
+    Bar(
+        "QMIX two-step game", "QMIX", "two_step_game:TwoStep-v0", 7.5, 70_000, "two_step_game.toml"
+    ),
     Bar("PPO arena", "PPO", "arena", 12, 80_000),
 ]
 

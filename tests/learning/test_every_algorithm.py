@@ -80,13 +80,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "MAPPO": {
         **GRADIENT, "lr": 3e-3, "lambda_": 0.0, "minibatch_size": 256, "num_epochs": 4,
     },
+    "QMIX": {
+        **REPLAY, "train_batch_size": 16, "sequence_length": 8, "rollout_fragment_length": 16,
+        "lr": 5e-3, "epsilon": ((0, 1.0), (3000, 0.05)),
+    },
     "Rainbow": {**REPLAY, "num_atoms": 11, "v_min": -2.0, "v_max": 2.0, "n_step": 1},
     "ES": {**PAIRS, "lr": 0.04, "noise_stdev": 0.1, "weight_decay": 0.0},
     "ARS": {**PAIRS, "lr": 0.05, "noise_stdev": 0.3, "top_directions": 16},
 }  # fmt: skip
 UPDATES = {
     "PG": 150, "A2C": 150, "A3C": 150, "PPO": 60, "IMPALA": 150, "APPO": 50, "DQN": 60,
-    "Rainbow": 60, "ApexDQN": 40, "R2D2": 18, "DDPG": 25, "TD3": 25, "SAC": 25, "TQC": 25, "MADDPG": 40, "MAPPO": 40, "ES": 60, "ARS": 60,
+    "Rainbow": 60, "ApexDQN": 40, "R2D2": 18, "DDPG": 25, "TD3": 25, "SAC": 25, "TQC": 25, "MADDPG": 40, "MAPPO": 40, "QMIX": 30, "ES": 60, "ARS": 60,
 }  # fmt: skip
 LINEAR = {"ES", "ARS"}
 """Search among parameters: the fewer, the better."""
@@ -97,6 +101,7 @@ SHARED = {
     "Rainbow": {"Nested", "Masked"},
     "MADDPG": {"Amounts", "Digits", "Masked"},
     "MAPPO": {"Hybrid", "Nested", "Picture"},
+    "QMIX": {"Masked", "Nested", "Picture", "Echo"},
 }
 """Two that act in the same way and need many steps share the worlds between them; and two that are
 others' pages with other options go to some worlds only."""

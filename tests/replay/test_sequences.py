@@ -70,7 +70,7 @@ def test_every_step_is_there_once_with_all_that_belongs_to_it(masked: bool) -> N
         seen[t:end, b] += 1
         assert not ended[t : end - 1, b].any()
         np.testing.assert_array_equal(drawn.obs[0][K : K + length, i], batch.obs[0][t:end, b])
-        np.testing.assert_array_equal(drawn.categories[:length, i], batch.categories[t:end, b, 0])
+        np.testing.assert_array_equal(drawn.categories[:length, i], batch.categories[t:end, b])
         np.testing.assert_array_equal(drawn.rewards[:length, i], batch.rewards[t:end, b])
         over = bool(ended[end - 1, b])
         assert bool(drawn.terminated[i]) == bool(batch.terminated[end - 1, b])
