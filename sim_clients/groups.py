@@ -54,7 +54,8 @@ class GroupEnv(gymnasium.Env[dict[str, Any], dict[str, Any]]):
         self.env = env
         self.metadata = dict(getattr(env, "metadata", {}))
         self.render_mode = getattr(env, "render_mode", None)
-        self._names: list[Any] = list(env.possible_agents)
+        # In the order in which Gymnasium has them, so that masks and rewards are in it, too.
+        self._names: list[Any] = sorted(env.possible_agents, key=str)
         self._state, self._each = state, rewards == "each"
         seen = {name: _Seen(env.observation_space(name)) for name in self._names}
         self._seen = seen

@@ -99,6 +99,17 @@ def test_a_mask_beside_the_observation_and_a_state() -> None:
     assert list(space.spaces) == ["agents", "state"]
 
 
+def test_rewards_and_masks_are_in_the_order_of_the_spaces() -> None:
+    class Shuffled(Masked):
+        possible_agents = ["c", "a", "b"]  # noqa: RUF012
+
+    env = GroupEnv(Shuffled(), rewards="each")
+    assert list(env.observation_space["agents"]) == list(env.action_space) == ["a", "b", "c"]
+    _, info = env.reset()
+    assert info["action_mask"].tolist() == [1, 1, 1, 0, 1, 0]
+    assert env.step(ALL)[0]["rewards"].tolist() == [10, 100, 1]
+
+
 @pytest.mark.filterwarnings("ignore:.*A Box observation space")  # rewards have no limits
 def test_it_is_a_gymnasium_environment() -> None:
     check_env(GroupEnv(Board(), state=True, rewards="each"), skip_render_check=True)
