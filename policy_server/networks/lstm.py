@@ -6,10 +6,16 @@ al. (2000), as torch has it.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 
 from policy_server.networks.memory import Memory
+
+# An optimiser keeps all of a network's numbers in one vector, where cuDNN does not find those of a
+# layer as it wants them and copies them. That is what this is about.
+warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous")
 
 
 class LSTMMemory(Memory):
