@@ -13,7 +13,7 @@ test: .venv/ready
 	$(BIN)/python -m pytest
 
 slow: .venv/ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,box2d,mujoco]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,box2d,mujoco,mpe]"
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
 bench: .venv/ready

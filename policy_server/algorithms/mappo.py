@@ -293,10 +293,10 @@ class MAPPO:
         loss, terms = mappo_loss(policies, self._value(obs), mb, c, entropy_coeff=entropy_coeff)
         norm = self.optimizer.minimize(loss, lr, c.grad_clip, c.grad_clip_by)
         if report:
-            moved = terms.ratios.detach() - 1
+            moved = terms.ratios.detach().clamp(min=1e-30) - 1
             self.means.add(
                 total_loss=loss, policy_loss=-terms.surrogate, vf_loss=terms.vf_error,
-                entropy=terms.entropy, kl=(moved - moved.log1p()).mean(),
+                entropy=terms.entropy, kl=(moved - (moved + 1).log()).mean(),
                 clip_fraction=(moved.abs() > c.clip_param).float().mean(), grad_norm=norm,
             )  # fmt: skip
 

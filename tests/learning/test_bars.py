@@ -85,6 +85,15 @@ BARS = [
     Bar(
         "QMIX two-step game", "QMIX", "two_step_game:TwoStep-v0", 7.5, 70_000, "two_step_game.toml"
     ),
+    Bar(
+        "MADDPG speaker and listener",
+        "MADDPG",
+        "mpe_groups:SpeakerListenerReals-v0",
+        -20,
+        200_000,
+        "mpe_maddpg.toml",
+    ),
+    Bar("MAPPO spread", "MAPPO", "mpe_groups:Spread-v0", -58, 300_000, "mpe_mappo.toml"),
     Bar("PPO arena", "PPO", "arena", 12, 80_000),
 ]
 

@@ -153,6 +153,10 @@ def test_its_memory_is_what_the_page_says() -> None:
     """Per row: the observation, 4 bytes per choice and number, 1 per option of a mask, and 14."""
     buffer = play(StepBuffer, 150, 0, 1, masked=True)
     assert buffer.nbytes == 150 * (4 + 4 + 3 + 14)
+    several = StepBuffer(150, CPU)
+    batch = Streams(5, 0).batch(7)
+    several.insert(batch, np.zeros((*batch.rewards.shape, 3), np.float32))
+    assert several.nbytes == 150 * (4 + 4 + 3 + 14 + 2 * 4)
 
 
 @pytest.mark.parametrize("n", [1, 3])
