@@ -28,8 +28,8 @@ class GroupEnv(gymnasium.Env[dict[str, Any], dict[str, Any]]):
     """All agents of a parallel environment as one.
 
     It goes on as long as one of them does. Who has left sees zeros (or what is next to it in its
-    space), may do anything, and gets nothing. It is terminated when the last has left, and truncated if any of those who were there
-    to the end was truncated.
+    space), may do anything, and gets nothing. When the last have left, it is truncated if any of
+    them would have gone on (truncated, and not terminated), else terminated.
 
     Args:
         env: a PettingZoo parallel environment.
@@ -89,11 +89,11 @@ class GroupEnv(gymnasium.Env[dict[str, Any], dict[str, Any]]):
     ) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """As Gymnasium."""
         told = {name: self._own(action, name) for name in self.env.agents}
-        obs, rewards, _, truncated, infos = self.env.step(told)
+        obs, rewards, terminated, truncated, infos = self.env.step(told)
         self._rewards = np.array([rewards.get(name, 0.0) for name in self._names], np.float32)
         over = not self.env.agents
-        cut = over and any(truncated.get(name, False) for name in told)
-        # Who was there to the end, and came to it, has nothing behind it; the others would go on.
+        # Behind who came to its end there is nothing, whatever the clock says; others would go on.
+        cut = over and any(truncated.get(n, False) and not terminated.get(n, False) for n in told)
         ended = over and not cut
         seen = self._observation(obs)
         return seen, float(sum(rewards.values())), ended, cut, self._info(obs, infos)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import toy_environments as toys
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
+from examples.two_step_game import TwoStepGame
 from sim_clients.errors import InvalidStep
 from sim_clients.groups import GroupEnv
+from sim_clients.protocol.spaces import from_wire, leaves, mask_width
 from sim_clients.space_conversion import as_space
 
 ALL = {"a": 0, "b": 1, "c": 0}
@@ -77,6 +83,32 @@ def test_it_goes_on_until_the_last_has_left(truncate: bool) -> None:
     assert env.env.seeds == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("ends", "cuts", "expected"),
+    [
+        ("abc", "", (True, False)),
+        ("", "abc", (False, True)),
+        ("ab", "c", (False, True)),
+        ("abc", "abc", (True, False)),  # in the last step that there was time for
+        ("abc", "c", (True, False)),
+        ("ab", "abc", (False, True)),
+    ],
+)
+def test_it_is_truncated_only_where_somebody_would_have_gone_on(
+    ends: str, cuts: str, expected: tuple[bool, bool]
+) -> None:
+    class Last(toys.Crowd):
+        def step(self, actions):
+            obs, rewards, _, _, infos = super().step(actions)
+            self.agents = []
+            told = [{a: a in which for a in actions} for which in (ends, cuts)]
+            return obs, rewards, *told, infos
+
+    env = GroupEnv(Last())
+    env.reset()
+    assert env.step(ALL)[2:4] == expected
+
+
 def test_masks_lie_one_after_the_other_and_who_has_left_may_do_anything() -> None:
     env = GroupEnv(Masked())
     _, info = env.reset()
@@ -108,6 +140,19 @@ def test_rewards_and_masks_are_in_the_order_of_the_spaces() -> None:
     _, info = env.reset()
     assert info["action_mask"].tolist() == [1, 1, 1, 0, 1, 0]
     assert env.step(ALL)[0]["rewards"].tolist() == [10, 100, 1]
+
+
+def test_the_document_shows_a_group_on_the_wire() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "GROUPS.md").read_text(encoding="utf-8")
+    shown = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
+    env = GroupEnv(TwoStepGame(), state=True)
+    assert [from_wire(one) for one in shown] == [
+        as_space(env.observation_space), as_space(env.action_space),
+    ]  # fmt: skip
+    seen, done = (leaves(from_wire(one)) for one in shown)
+    assert [path for path, _ in seen] == [".agents.agent_1", ".agents.agent_2", ".state"]
+    assert [path for path, _ in done] == [".agent_1", ".agent_2"]
+    assert mask_width(from_wire(shown[1])) == 4
 
 
 @pytest.mark.filterwarnings("ignore:.*A Box observation space")  # rewards have no limits
