@@ -29,7 +29,11 @@ BURNED = torch.tensor([True, False, True, False])
 GAMMA = 0.9
 SEEN, STATE = Box(-9, 9, (3,)), Box(-9, 9, (2,))
 CHOICES = {"a": 3, "b": 2, "c": 4}
-MODELS = {"none": ModelConfig(hidden=(8,)), "lstm": ModelConfig(hidden=(8,), memory="lstm", memory_size=4)}  # fmt: skip
+MODELS = {
+    "none": ModelConfig(hidden=(8,)),
+    "lstm": ModelConfig(hidden=(8,), memory="lstm", memory_size=4),
+    "attention": ModelConfig(hidden=(8,), memory="attention", memory_size=4),
+}
 
 
 def spaces(choices: dict[str, int], state: bool = True) -> PolicySpaces:
@@ -53,7 +57,7 @@ def mixed(seed: int, memory: str = "none", state: bool = True, **options: Any) -
     return made
 
 
-def drawn(state_size: int, masked: bool = True, state: bool = True) -> DrawnSequences:
+def drawn(agents: GroupQNetwork, masked: bool = True, state: bool = True) -> DrawnSequences:
     rng = np.random.default_rng(0)
     width = sum(CHOICES.values())
     mask = rng.integers(0, 2, (K + L + 1, B, width)).astype(np.uint8)
@@ -65,8 +69,15 @@ def drawn(state_size: int, masked: bool = True, state: bool = True) -> DrawnSequ
         torch.from_numpy(np.stack([rng.integers(0, n, (L, B)) for n in CHOICES.values()], axis=2)),
         torch.from_numpy(3 * rng.normal(size=(L, B))).float(),
         LENGTHS, TERMINATED, BURNED,
-        torch.from_numpy(rng.normal(size=(B, state_size))).float(),
+        remembered(agents, B),
     )  # fmt: skip
+
+
+@torch.no_grad()
+def remembered(agents: GroupQNetwork, n: int) -> torch.Tensor:
+    """States `[n, S]` behind some steps: not every row of numbers is one."""
+    obs = [torch.randn(3, n, 3) for _ in agents._leaves]
+    return agents.warm_up(obs, torch.zeros(n, agents.state_size))
 
 
 # -- the mixing network -----------------------------------------------------------------------------
@@ -148,28 +159,58 @@ def test_a_mistake_in_the_mixing_would_show(line: str, instead: str) -> None:
     assert not mixes_as_by_hand(broken(mixers, line, instead))
 
 
+def is_the_sum(module: dict[str, Any]) -> bool:
+    utilities = torch.randn(4, 3, dtype=torch.float64)
+    return torch.allclose(module["SumMixer"]()(utilities, ()), utilities @ torch.ones(3).double())
+
+
 def test_vdn_is_the_sum() -> None:
-    utilities = torch.randn(4, 3)
-    torch.testing.assert_close(SumMixer()(utilities, ()), utilities.sum(1))
+    assert is_the_sum(vars(mixers))
+    assert not is_the_sum(broken(mixers, "utilities.sum(1)", "utilities.mean(1)"))
     assert isinstance(mixed(0).mixer, MonotonicMixer)
     assert isinstance(mixed(0, mixer="vdn").mixer, SumMixer)
 
 
+@torch.no_grad()
+def best_for_all(mixers: dict[str, Any], pages: dict[str, Any]) -> bool:
+    """Whether each agent's best choice is, among all joint actions that are allowed, by trying them."""
+    made = mixed(3)
+    some = drawn(made.agents)
+    mixer = mixers["MonotonicMixer"](PolicySpaces(STATE, Discrete(2)), MODELS["none"], 3, 4)
+    mixer.load_state_dict(made.mixer.state_dict())
+    made.mixer = mixer
+    values = made.agents.values(some.obs, some.state)
+    best = pages["Mixed"].best(made, values, some.mask)
+    total = made.together(made.utilities(values, best), some.obs)
+    starts = torch.tensor([0, *np.cumsum([*CHOICES.values()])[:-1]])
+    for joint in itertools.product(*(range(n) for n in CHOICES.values())):
+        actions = torch.tensor(joint).expand_as(best)
+        allowed = some.mask.gather(2, actions + starts).bool().all(2)
+        other = made.together(made.utilities(values, actions), some.obs)
+        if (other[allowed] > total[allowed] + 1e-5).any():
+            return False
+    return bool(some.mask.gather(2, best + starts).bool().all())
+
+
 def test_each_agents_best_choice_is_best_for_all() -> None:
-    """Among all joint actions that are allowed, by trying them."""
-    made, some = mixed(3), drawn(0)
-    with torch.no_grad():
-        values = made.agents.values(some.obs, some.state)
-        best = made.best(values, some.mask)
-        total = made.together(made.utilities(values, best), some.obs)
-        starts = np.cumsum([0, *CHOICES.values()])
-        for joint in itertools.product(*(range(n) for n in CHOICES.values())):
-            actions = torch.tensor(joint).expand_as(best)
-            allowed = some.mask.gather(2, actions + torch.from_numpy(starts[:-1])).bool().all(2)
-            other = made.together(made.utilities(values, actions), some.obs)
-            assert (other[allowed] <= total[allowed] + 1e-5).all()
-        chosen = some.mask.gather(2, best + torch.from_numpy(starts[:-1]))
-    assert chosen.bool().all(), "what is masked is never best"
+    assert best_for_all(vars(mixers), vars(qmix))
+
+
+@pytest.mark.parametrize("line", ["self.weights(state).abs()", "self.last_weights(state).abs()"])
+def test_without_absolute_weights_it_would_not_be(line: str) -> None:
+    assert not best_for_all(broken(mixers, line, line.removesuffix(".abs()")), vars(qmix))
+
+
+@pytest.mark.parametrize(
+    ("line", "instead"),
+    [
+        ("torch.where(mask != 0, values, FORBIDDEN)", "values"),
+        ("torch.where(mask != 0, values, FORBIDDEN)", "torch.where(mask == 0, values, FORBIDDEN)"),
+        ("values[..., a:b].argmax(-1)", "values[..., a:b].argmin(-1)"),
+    ],
+)
+def test_nor_with_another_choice(line: str, instead: str) -> None:
+    assert not best_for_all(vars(mixers), broken(qmix, line, instead))
 
 
 # -- the agents -------------------------------------------------------------------------------------
@@ -189,7 +230,7 @@ def test_agents_see_nothing_but_their_own(memory: str, alike: bool) -> None:
     made = group(memory, alike)
     agents, width = len(made._leaves), made.values([torch.zeros(1, 1, 3)] * 3, torch.zeros(1, made.state_size)).shape[2]  # fmt: skip
     obs = [torch.randn(4, 2, 3, requires_grad=True) for _ in range(agents)]
-    values = made.values(obs, torch.randn(2, made.state_size))
+    values = made.values(obs, remembered(made, 2))
     assert values.shape == (4, 2, width)
     start = 0
     for i, n in enumerate([3, 3] if alike else CHOICES.values()):
@@ -205,7 +246,7 @@ def test_agents_see_nothing_but_their_own(memory: str, alike: bool) -> None:
 def test_sequences_are_steps_one_after_another(memory: str, alike: bool) -> None:
     made = group(memory, alike)
     obs = [torch.randn(6, 3, 3) for _ in made._leaves]
-    state = torch.randn(3, made.state_size)
+    state = remembered(made, 3)
     with torch.no_grad():
         together = made.values(obs, state)
         after = made.warm_up(obs, state)
@@ -296,7 +337,7 @@ def loss_agrees(
 ) -> bool:  # fmt: skip
     c, weights = config(**options), np.random.default_rng(2).random(B)
     made, slow = (mixed(seed, memory, state, **options) for seed in (0, 1))
-    some = drawn(made.agents.state_size, masked, state)
+    some = drawn(made.agents, masked, state)
     loss, terms = module["qmix_loss"](made, slow, some, torch.from_numpy(weights).float(), c)
     assert terms["errors"].shape == (L, B)
     return bool(np.isclose(loss.item(), loss_by_hand(made, slow, some, weights, c), rtol=1e-4))
@@ -304,7 +345,7 @@ def loss_agrees(
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"memory": "lstm"}, {"double": False}, {"masked": False}, {"state": False}, {"mixer": "vdn"}, {"dueling": True}],
+    [{}, {"memory": "lstm"}, {"memory": "attention"}, {"double": False}, {"masked": False}, {"state": False}, {"mixer": "vdn"}, {"dueling": True}],
 )  # fmt: skip
 def test_the_loss_is_that_of_a_loop(options: dict[str, Any]) -> None:
     assert loss_agrees(vars(qmix), **options)
