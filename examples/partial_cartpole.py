@@ -1,7 +1,9 @@
 """CartPole without velocities: where the cart and the pole are, not how fast they move. It takes a
 memory to balance the pole.
 
-    policy-server train --run PPO --env partial_cartpole:PartialCartPole-v1 --set model.memory=lstm
+From this folder:
+
+    policy-server train --run PPO --env partial_cartpole:PartialCartPole-v1 --config partial_cartpole_ppo.toml
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ pays 7 for anything, and 2B pays
     agent 1: 0         0   1
              1         1   8
 
-so that the best is 8, but who thinks each agent's part can be valued by itself prefers 2A.
+so that the best is 8. Where all actions are tried alike, the best sum of two values, one for each
+agent's part, gives (1, 1) 6.5 and prefers 2A.
 
     policy-server train --run QMIX --env two_step_game:TwoStep-v0 --config two_step_game.toml
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import secrets
 import sys
 import time
@@ -24,6 +25,17 @@ FREE_PORT = "tcp://127.0.0.1:*"
 @click.version_option(package_name="policy-server")
 def main() -> None:
     """A server that learns to act in simulators which connect to it."""
+    _look_here()
+
+
+def _look_here() -> None:
+    """Modules of the user's own are found in the working directory: by this process, and by those
+    that it starts."""
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
+    known = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = f"{known}{os.pathsep}{here}" if known else here
 
 
 def reported(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -87,8 +87,8 @@ class ModelConfig:
         memory_size: numbers per layer of the memory.
         memory_layers: layers of the memory.
         memory_heads: attention: heads per layer.
-        memory_steps: longest sequence that gradients go back through; attention: also how many
-            steps it looks back.
+        memory_steps: longest sequence that gradients go back through (PG: the whole episode);
+            attention: also how many steps it looks back.
         custom: "module:Class" of a torch module of the user's own (see docs), or None.
         custom_kwargs: its keyword arguments.
     """

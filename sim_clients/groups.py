@@ -1,9 +1,8 @@
 """Several agents of a PettingZoo environment as one group, which the server sees as one lane.
 
-    def team():
-        return GroupEnv(my_parallel_env())
+    gymnasium.register("Team-v0", lambda: GroupEnv(my_parallel_env()))
 
-and `--env my_module:team` (or Gymnasium's registry) makes it a simulator like any other. What a group
+and `--env my_module:Team-v0` makes it a simulator like any other. What a group
 looks like is in docs/GROUPS.md.
 """
 

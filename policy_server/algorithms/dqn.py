@@ -15,7 +15,9 @@ https://arxiv.org/abs/1511.06581; distributional: https://arxiv.org/abs/1707.068
 https://arxiv.org/abs/1706.10295; all together: Hessel et al., https://arxiv.org/abs/1710.02298.
 What can be set is in `dqn_options`. Where this page deviates:
 
-- The Huber loss instead of a clipped gradient (the same where |error| < 1).
+- Huber's loss, whose gradient is the error clipped to -1..1; Adam instead of RMSProp.
+- An n-step return is shorter where the episode ends sooner, or is not known any further yet.
+- Each stream is one linear layer behind hidden layers that they share, and only these are noisy.
 - beta stays where it is instead of rising to 1; weights are divided by the largest of a draw.
 - Noise is drawn for each gradient step and for each published version: all lanes act with one.
 """
@@ -88,7 +90,8 @@ def dqn_loss(
         values = (torch.softmax(done, 1) * online.support).sum(1)
         wanted = projected(torch.softmax(best, 1), steps.rewards, steps.discounts, target.support)
         each = -(wanted * torch.log_softmax(done, 1)).sum(1)
-        errors = each.detach()
+        # The divergence, which is 0 where all is as expected; cross-entropy is not.
+        errors = (each + torch.xlogy(wanted, wanted).sum(1)).detach().clamp(min=0.0)
     assert each.shape == values.shape == errors.shape == weights.shape
     return (weights * each).mean(), {"values": values.detach(), "errors": errors}
 

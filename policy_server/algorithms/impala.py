@@ -11,7 +11,6 @@ Source: Espeholt et al., https://arxiv.org/abs/1802.01561, section 4.2. What can
 `impala_options`. Where this page deviates:
 
 - Adam instead of RMSProp; means over the batch instead of sums.
-- The advantage bootstraps from v_t+1, as the paper has it, and where an unroll ends from V.
 - Steps that were truncated bootstrap from their true final observation.
 """
 

@@ -9,7 +9,7 @@ what agent j did, critic i learns
 with the n-step return R_i of the agent's own rewards (or of the rewards they share) and slow copies
 Q', mu' of critics and actors. Actor i, which sees o_i alone, minimises
 
-    -E[ Q_i(x, a_1, ..., a_i = mu_i(o_i), ..., a_N) ],
+    -E[ Q_i(x, a_1, ..., a_i = mu_i(o_i), ..., a_N) ]    (choices: + c E[ mean of logits^2 ]),
 
 the others' actions being those that were replayed. Reals are in -1..1; choices are one-hot vectors
 that are drawn by Gumbel noise, which gradients go back through as if they were soft, in y_i from the

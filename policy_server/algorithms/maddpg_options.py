@@ -16,8 +16,8 @@ class MADDPGTraining(ActorCriticReplayTraining):
     """Options and their defaults. Noise is in half ranges of the action space.
 
     Attributes:
-        share_parameters: one actor and one critic for all agents, which must be alike; they are
-            told whose turn it is. Otherwise each agent has its own.
+        share_parameters: one actor for all agents, which must be alike; it is told whose turn it is;
+            and one critic with an output for each. Otherwise each agent has its own of both.
         exploration_noise: reals: deviation of the noise on the actions that are played, >= 0.
         noise_reversion: reals: how fast this noise returns to 0 per step, as an Ornstein-Uhlenbeck
             process, 0..1; 0: it is another one at each step.

@@ -6,7 +6,8 @@ minibatches the mean over agents i and steps t of
     min(r_ti A_ti, clip(r_ti, 1 - eps, 1 + eps) A_ti) + c_ent H(pi_i(o_ti))
 
 is maximised, with r_ti = pi_i(a_ti | o_ti) / pi_i_old(a_ti | o_ti) of what agent i alone saw and did,
-and c_vf (V(x_t) - R_t)^2 is minimised, where x_t is what all of them saw. Advantages and returns are
+and c_vf (V(x_t) - R_t)^2 is minimised, where x_t is what all of them saw; with `normalize_returns`
+both are in units of the returns' running deviation, from their running mean. Advantages and returns are
 those of generalised advantage estimation, once with the weights of before the update: of the reward
 that all share, or of each agent's own, with a value V_i(x_t) of its own.
 
@@ -19,6 +20,8 @@ Source: Yu et al., https://arxiv.org/abs/2103.01955, appendix A; PPO is `ppo`. W
   `first_ratio_error` says how far the two log-probabilities are apart.
 - Squared errors of the value function are cut off at `vf_clip_param` where that is set; the paper
   clips the change of values, and takes Huber's loss.
+- A moved mean of returns moves what V says; it is not corrected for (the authors' PopArt does).
+- Who has left a group goes on counting in the means over agents.
 - The value function sees all observations and the state; it is not told whose turn it is, but has an
   output for each agent where rewards are told apart.
 """

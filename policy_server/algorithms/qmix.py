@@ -19,6 +19,7 @@ Source: Rashid et al., QMIX, https://arxiv.org/abs/1803.11485, section 4, equati
 et al., Value-decomposition networks, https://arxiv.org/abs/1706.05296. What can be set is in
 `qmix_options`. Where this page deviates:
 
+- n-step returns, shorter at the end of a sequence; `double` is on unless it is switched off.
 - Sequences of bounded length, which begin with the memory's stored state, instead of whole episodes.
 - Agents see what their simulator shows them: not their last action, unless it is part of that.
 - Adam instead of RMSProp; utilities have no memory unless `model.memory` says so.

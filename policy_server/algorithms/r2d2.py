@@ -17,6 +17,8 @@ Source: Kapturowski et al., Recurrent Experience Replay in Distributed Reinforce
 - A sequence lies within one unroll and one episode; where there is no room for a burn-in it begins
   with the state that is known there. Inside an unroll that state is computed again, with the
   weights of when the sequence was stored.
+- Sequences lie one behind the other instead of overlapping by half; only burn-ins overlap.
+- The memory sees what the simulator shows: neither the last action nor the last reward.
 - n-step returns are shorter at the end of a sequence, and bootstrap from what is seen there.
 - All lanes explore with the same epsilon, on a schedule.
 - beta stays where it is; weights are divided by the largest of a draw.

@@ -21,7 +21,8 @@ et al., https://arxiv.org/abs/1912.11077. What can be set is in `sac_options`. W
 deviates:
 
 - log alpha is what is stepped, as in the authors' code.
-- No entropy of the last action of an n-step return but the first's successor counts.
+- Of the actions that an n-step return leads through, only the one behind it, inside V, has its
+  entropy counted; those between do not.
 """
 
 from __future__ import annotations

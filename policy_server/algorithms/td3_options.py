@@ -9,6 +9,7 @@ from policy_server.acting import Acting, NoisyActions
 from policy_server.algorithms.continuous_options import ActorCriticReplayTraining
 from policy_server.algorithms.options import Options
 from policy_server.algorithms.supports import Supports
+from policy_server.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class TD3Training(ActorCriticReplayTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.target_update_steps != 1:
+            raise ConfigError(
+                f"training.target_update_steps={self.target_update_steps}: expected 1 (the default), "
+                "since targets move with the actor: set training.policy_delay instead."
+            )
         options = Options(self)
         for name in ("critics", "policy_delay"):
             options.integer(name, 1)

@@ -1,4 +1,4 @@
-"""A batch with the columns of RLlib's SampleBatch, as losses of the user's own see it."""
+"""A batch with columns as in RLlib's SampleBatch (whose new_obs is next_obs here), as losses of the user's own see it."""
 
 from __future__ import annotations
 

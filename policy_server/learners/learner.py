@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from policy_server import algorithms
 from policy_server.config import ExplorationConfig, ModelConfig, PreprocessingConfig
-from policy_server.errors import CheckpointError, ConfigError
+from policy_server.errors import CheckpointError, ConfigError, LearnerError
 from policy_server.exploration.bonus import Bonus
 from policy_server.exploration.plugin import NONE
 from policy_server.networks.device import pick_device
@@ -127,6 +128,7 @@ class Learner:
             metrics = drive(self.algorithm.update_in_steps(batch, env_steps))
         else:
             metrics = self.algorithm.update(batch, env_steps)
+        _check_metrics(self.algorithm_name, metrics)
         self.updates += 1
         weights = flat_view(self.algorithm.network) if lend else None
         if weights is None:
@@ -178,6 +180,28 @@ class Learner:
         if self._bonus is not None:
             self._bonus.load(state)
         self.updates = int(state.data["updates"])
+
+
+def _check_metrics(algorithm: str, metrics: Any) -> None:
+    """What our own pages never return, but somebody else's may.
+
+    Raises:
+        LearnerError: it is no dict of finite numbers.
+    """
+    if not isinstance(metrics, dict) or not all(
+        isinstance(v, int | float) for v in metrics.values()
+    ):
+        raise LearnerError(
+            f"{algorithm}: expected `update` to return a dict of numbers by their names, got "
+            f"{metrics!r:.80}."
+        )
+    broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if broken:
+        raise LearnerError(
+            f"{algorithm}: expected finite numbers after the update, got {', '.join(broken)} that "
+            "are not: observations may hold NaN, or lr is too large. The weights may be spoilt; go on "
+            "from the last state."
+        )
 
 
 def _has_steps(algorithm: type) -> bool:

@@ -59,7 +59,7 @@ def seen(name: str, *observations: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def test_all_are_here() -> None:
-    assert set(OPTIONS) == set(algorithms.names())
+    assert set(OPTIONS) == set(algorithms.names()), "OPTIONS has a row for every algorithm"
 
 
 def make(name: str, seed: int, model: ModelConfig = MODEL, **options: Any) -> Any:

@@ -24,8 +24,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "Rainbow": {"num_atoms": 5},
     "QMIX": {"sequence_length": 4},
     "R2D2": {"sequence_length": 4, "burn_in": 2},
-    "DDPG": {"parameter_noise": 0.1, "random_steps": 30},
-    "TD3": {"random_steps": 30},
+    "DDPG": {"target_update_steps": 1, "parameter_noise": 0.1, "random_steps": 30},
+    "TD3": {"target_update_steps": 1, "random_steps": 30},
     "SAC": {"random_steps": 30},
     "TQC": {"random_steps": 30, "quantiles": 5},
     "MADDPG": {"random_steps": 30},
@@ -45,8 +45,8 @@ def config(name: str) -> AlgorithmConfig:
         .model(hidden=[8])
         .training(
             train_batch_size=8, steps_per_update=60, learning_starts=60, buffer_size=130,
-            samples_per_insert=2.0, prioritized=True, save_replay=True, target_update_steps=50,
-            **OPTIONS.get(name, {}),
+            samples_per_insert=2.0, prioritized=True, save_replay=True,
+            **{"target_update_steps": 50, **OPTIONS.get(name, {})},
         )
         .collection(mode="sync")
         .server(seed=3)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +29,7 @@ from tests.algorithms.handmade import random_batch
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "CUSTOM_ALGORITHMS.md").read_text(encoding="utf-8")
 CODE = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-FILES = ("my_losses", "my_algorithm")
+FILES = ("my_losses", "my_algorithm", "my_networks", "my_explorer")
 
 
 @pytest.fixture
@@ -97,6 +99,56 @@ def test_names_of_their_own_are_known_to_other_processes(files: Path) -> None:
         assert name in algorithms.names()
     config = on(AlgorithmConfig("MyPG")).training(gamma=0.0)
     assert greedy_return(config, 40, in_process=False) >= 14.5
+
+
+@pytest.mark.parametrize("name", ["PPO", "DQN"])
+def test_the_documents_network_learns(files: Path, name: str) -> None:
+    """Whole, and in place of an encoder."""
+    config = on(AlgorithmConfig(name)).model(
+        custom="my_networks:Small", custom_kwargs={"units": 48}
+    )
+    options = (
+        {"minibatch_size": 64, "num_epochs": 4, "lambda_": 0.0, "vf_clip_param": None, "lr": 3e-3}
+        if name == "PPO"
+        else {"train_batch_size": 32, "steps_per_update": 128, "learning_starts": 256, "lr": 3e-3,
+              "epsilon": ((0, 1.0), (3000, 0.05))}
+    )  # fmt: skip
+    assert greedy_return(config.training(gamma=0.0, **options), 30) >= 14.5
+
+
+def test_the_documents_explorer_sees_less_and_less_that_is_new(files: Path) -> None:
+    config = on(AlgorithmConfig("PPO"), "Echo").exploration("my_explorer:Count")
+    with config.training(minibatch_size=256, num_epochs=1).build(in_process=True) as algorithm:
+        told = [algorithm.train()["policies"]["default_policy"]["metrics"] for _ in range(4)]
+        path = algorithm.save(files / "stored")
+    assert [metrics["places"] for metrics in told] == [3.0] * 4
+    rewards = [metrics["intrinsic_reward_mean"] for metrics in told]
+    assert rewards == sorted(rewards, reverse=True)
+    with config.build(in_process=True) as resumed:
+        resumed.restore(path)
+        again = resumed.train()["policies"]["default_policy"]["metrics"]
+    assert again["intrinsic_reward_mean"] < rewards[-1]
+
+
+@pytest.mark.timeout(120)
+def test_a_command_finds_what_is_in_its_working_directory(files: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    command = str(Path(sys.executable).with_name("policy-server"))
+    arguments = ["--env", "CartPole-v1", "--stop-steps", "600", "--num-sims", "1", "--run-dir", "run",
+                 "--set", "training.train_batch_size=200", "--set", "exploration.name=my_explorer:Count"]  # fmt: skip
+    done = subprocess.run(
+        [command, "train", "--run", "my_losses:policy_gradient_loss", *arguments],
+        cwd=files, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = json.loads((files / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert record["default_policy/places"] > 3
+
+
+def test_what_an_update_returns_is_looked_at(files: Path) -> None:
+    config = on(AlgorithmConfig("my_algorithm:Elite")).training(lr=1e38)
+    with pytest.raises(LearnerError, match="expected finite numbers after the update"):
+        greedy_return(config, 40)
 
 
 def test_a_function_is_registered_as_well_as_its_name(files: Path) -> None:

@@ -73,8 +73,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "rollout_fragment_length": 16, "adam_eps": 1e-6, "epsilon": ((0, 1.0), (1500, 0.05)),
     },
     "SAC": {**ACTOR_CRITIC, "target_choice_entropy": 0.1, "initial_alpha": 0.1},
-    "DDPG": {**ACTOR_CRITIC},
-    "TD3": {**ACTOR_CRITIC},
+    "DDPG": {**ACTOR_CRITIC, "target_update_steps": 1},
+    "TD3": {**ACTOR_CRITIC, "target_update_steps": 1},
     "TQC": {**ACTOR_CRITIC, "initial_alpha": 0.1},
     "MADDPG": {**ACTOR_CRITIC},
     "MAPPO": {
@@ -149,7 +149,8 @@ def greedy_return(name: str, world: World, device: str = "cpu", **options: Any) 
 
 
 def test_every_algorithm_has_its_options() -> None:
-    assert set(OPTIONS) == set(UPDATES) == set(algorithms.names())
+    rows = "OPTIONS and UPDATES have a row for every algorithm"
+    assert set(OPTIONS) == set(UPDATES) == set(algorithms.names()), rows
     assert {name for name, _ in CASES} == set(algorithms.names())
 
 
