@@ -55,7 +55,7 @@ PAIRS = {"directions": 16, "train_batch_size": 512}
 OPTIONS: dict[str, dict[str, Any]] = {
     "PG": {**GRADIENT, "normalize_returns": True},
     "A2C": {**GRADIENT, "rollout_fragment_length": 16, "normalize_advantages": True},
-    "A3C": {**GRADIENT, "rollout_fragment_length": 16, "normalize_advantages": True},
+    "A3C": {**GRADIENT, "lr": 3e-3, "rollout_fragment_length": 16, "normalize_advantages": True},
     "IMPALA": {**GRADIENT, "rollout_fragment_length": 16},
     "APPO": {
         **GRADIENT, "lr": 3e-3, "rollout_fragment_length": 16, "minibatch_size": 64, "num_epochs": 3,
