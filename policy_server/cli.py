@@ -19,6 +19,8 @@ import click
 from policy_server.errors import CheckpointError, ConfigError, PolicyServerError
 
 FREE_PORT = "tcp://127.0.0.1:*"
+WIDE = 110
+"""Columns of a terminal that has room for titles."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -381,6 +383,8 @@ def list_algorithms(as_json: bool) -> None:
         return
     words = {True: "yes", False: "no"}
     console = _console(False)
+    if console.width < WIDE:  # what each of them is would leave no room for what it can do
+        rows = [{k: v for k, v in row.items() if k != "what it is"} for row in rows]
     console.print(summary_table([{k: words.get(v, v) for k, v in r.items()} for r in rows]))
 
 
