@@ -262,8 +262,9 @@ def _with_server(settings: Any, **changes: Any) -> Any:
 
 
 def _new_run_dir(settings: Any) -> Path:
-    env = (settings.environment.env or "serve").replace("/", "_").replace(":", "_")
-    return Path("runs") / f"{settings.algorithm}-{env}-{datetime.now():%Y%m%d-%H%M%S}"
+    name = f"{settings.algorithm}-{settings.environment.env or 'serve'}"
+    name = name.replace("/", "_").replace(":", "_")
+    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _latest(run_dir: Path) -> Path:
