@@ -22,9 +22,12 @@ class TargetNetwork(Generic[Network]):
     """
 
     def __init__(self, network: Network, optimizer: FlatAdam):
-        self.network: Network = copy.deepcopy(network).requires_grad_(False).eval()
+        self.network: Network = copy.deepcopy(network)
+        # Those that the optimiser has: what does not learn stays as it is.
+        learning = [p for p in self.network.parameters() if p.requires_grad]
+        self.network.requires_grad_(False).eval()
         self._followed = optimizer
-        self._weights = one_vector(list(self.network.parameters()))
+        self._weights = one_vector(learning)
         assert self._weights.shape == optimizer.weights.shape
 
     @torch.no_grad()

@@ -21,8 +21,8 @@ from policy_server.types import Batch, PolicySpaces, PolicyState
 
 WINDOW = 100
 """Newest episodes over which the mean intrinsic return is taken."""
-KEY = "exploration"
-"""Where its share of a policy's state is."""
+KEY = "bonus"
+"""Where its share of a policy's state is; no page has one of that name."""
 
 
 class Bonus:

@@ -186,7 +186,8 @@ class SequenceBuffer:
             (behind,) = np.flatnonzero((batch.final_index == last).all(1)).tolist()
         for i, (leaf, final) in enumerate(zip(batch.obs, batch.final_obs, strict=True)):
             column = columns[f"obs.{i}"][place]
-            column.zero_()
+            # Padding repeats what is there: zero may be no value of the space.
+            column[:] = as_tensor(leaf[first, b]).to(self.device)
             column[row : k + length] = as_tensor(leaf[first:end, b]).to(self.device)
             if behind is not None:
                 column[k + length] = as_tensor(final[behind]).to(self.device)

@@ -153,7 +153,7 @@ def test_what_is_stored_must_fit(name: str) -> None:
         make(TWOS).load(state)
     fresh = make(name)
     fresh.load(PolicyState({}, {}))  # a policy that had none so far
-    assert not fresh.state().data["exploration"]["returns"]
+    assert not fresh.state().data["bonus"]["returns"]
 
 
 @pytest.mark.parametrize("name", NAMES)
