@@ -177,6 +177,44 @@ class Batch:
         """bool [T, B]: which rows are steps rather than padding."""
         return np.arange(self.rewards.shape[0])[:, None] < self.lengths[None, :]
 
+    def turns(self) -> list[np.ndarray]:
+        """Columns, int64 each: the first unroll of every lane, then the second of those that have
+        several, and so on."""
+        turn = np.zeros(len(self.lanes), np.int64)
+        seen: dict[int, int] = {}
+        for b, lane in enumerate(self.lanes.tolist()):
+            turn[b] = seen[lane] = seen.get(lane, -1) + 1
+        return [np.flatnonzero(turn == i) for i in range(int(turn.max(initial=0)) + 1)]
+
+    def columns(self, which: np.ndarray) -> Batch:
+        """Some of the unrolls, int64 `[b]`, without `missed`."""
+        number = np.full(len(self.lanes), -1, np.int64)
+        number[which] = np.arange(len(which))
+        t, b = self.final_index.T
+        mine = number[b] >= 0
+
+        def part(column: np.ndarray) -> np.ndarray:
+            return np.ascontiguousarray(column[:, which])
+
+        return Batch(
+            obs=tuple(part(leaf) for leaf in self.obs),
+            categories=part(self.categories),
+            reals=part(self.reals),
+            logp=part(self.logp),
+            rewards=part(self.rewards),
+            terminated=part(self.terminated),
+            truncated=part(self.truncated),
+            lengths=self.lengths[which],
+            versions=part(self.versions),
+            lanes=self.lanes[which],
+            episodes=part(self.episodes),
+            first_t=self.first_t[which],
+            masks=None if self.masks is None else part(self.masks),
+            final_obs=tuple(leaf[mine] for leaf in self.final_obs),
+            final_index=np.stack([t[mine], number[b[mine]]], axis=1),
+            state=None if self.state is None else self.state[which],
+        )
+
 
 @dataclass(frozen=True)
 class UpdateResult:

@@ -8,13 +8,10 @@ import numpy as np
 import torch
 
 from policy_server.algorithms.groups import GroupSpaces
-from policy_server.errors import LearnerError, UnsupportedSpaceError
+from policy_server.errors import UnsupportedSpaceError
 from policy_server.networks.side_by_side import Share
 from policy_server.types import ActionLayout, Batch, PolicySpaces
 from sim_clients.protocol.spaces import Dict, Space
-
-TOLERANCE = 1e-3
-"""Of the sum of all agents' rewards against the reward of the lane, relative to their size."""
 
 
 class Central:
@@ -60,8 +57,7 @@ class Central:
     def rewards(self, batch: Batch) -> np.ndarray:
         """What each agent got for each step, float32 `[T, B, N]`; of what all share `[T, B, 1]`.
 
-        Raises:
-            LearnerError: rewards that are told apart do not add up to those of the lane.
+        That they add up the gateway has seen to (`gateway.told_rewards`).
         """
         place = self.group.rewards
         if place is None:
@@ -69,17 +65,6 @@ class Central:
         found = batch.obs[place][1:].copy()
         t, b = batch.final_index.T
         found[t, b] = batch.final_obs[place]
-        valid = batch.valid
-        total, lane = found[valid].sum(1), batch.rewards[valid]
-        off = np.abs(total - lane) / (1.0 + np.abs(found[valid]).sum(1))
-        if off.size and not off.max() <= TOLERANCE:
-            worst = int(off.argmax())
-            raise LearnerError(
-                f"observation.rewards: expected what each agent got for the step before, "
-                f"which adds up to the reward of the lane, {lane[worst]:g}, got "
-                f"{found[valid][worst].tolist()}: the first observation of an episode must tell the "
-                "rewards of the last step of the one before it."
-            )
         return found
 
     def columns(self, layout: ActionLayout) -> list[slice]:

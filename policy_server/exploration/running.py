@@ -31,20 +31,22 @@ class RunningSums:
     def add(self, rewards: np.ndarray, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """x_t = r_t + gamma x_t-1 for each step of a batch, float64 `[T, B]`, and whether all of
         its episode up to there is in it, bool `[T, B]`. `rewards`: `[T, B]`, 0 in padding."""
-        begun = [self._continued(batch, b) for b in range(len(batch.lanes))]
-        sum_ = np.array([one.sum_ for one in begun])
-        whole = np.array([one.whole for one in begun])
         sums, wholes = np.zeros(rewards.shape), np.zeros(rewards.shape, bool)
-        ended = batch.terminated | batch.truncated
-        for t in range(len(rewards)):
-            sums[t], wholes[t] = rewards[t] + self._gamma * sum_, whole
-            sum_, whole = np.where(ended[t], 0.0, sums[t]), whole | ended[t]
-        t_within = batch.t
-        for b, lane in enumerate(batch.lanes.tolist()):
-            last = (int(batch.lengths[b]) - 1, b)
-            if not ended[last]:
-                number, t = int(batch.episodes[last]), int(t_within[last]) + 1
-                self._open[lane] = _Open(number, t, float(sums[last]), bool(wholes[last]))
+        ended, t_within = batch.terminated | batch.truncated, batch.t
+        for columns in batch.turns():
+            begun = [self._continued(batch, b) for b in columns.tolist()]
+            sum_ = np.array([one.sum_ for one in begun])
+            whole = np.array([one.whole for one in begun])
+            for t in range(len(rewards)):
+                sums[t, columns] = now = rewards[t, columns] + self._gamma * sum_
+                wholes[t, columns], over = whole, ended[t, columns]
+                sum_, whole = np.where(over, 0.0, now), whole | over
+            for b in columns.tolist():
+                last = (int(batch.lengths[b]) - 1, b)
+                if not ended[last]:
+                    number, t = int(batch.episodes[last]), int(t_within[last]) + 1
+                    one = _Open(number, t, float(sums[last]), bool(wholes[last]))
+                    self._open[int(batch.lanes[b])] = one
         return sums, wholes
 
     def _continued(self, batch: Batch, b: int) -> _Open:

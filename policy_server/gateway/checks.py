@@ -8,6 +8,7 @@ import numpy as np
 
 from policy_server.compiled import compiled
 from policy_server.gateway.columns import ColumnReader, Columns, Report
+from policy_server.gateway.row_error import RowError
 from policy_server.types import ActionLayout
 from sim_clients.protocol import ErrorCode, Flag, ProtocolError
 from sim_clients.protocol.spaces import Box, Leaf, choices
@@ -33,14 +34,6 @@ REWARD_LIMIT = 1e9
 NUMBER_LIMIT = 1e12
 """Larger rewards, and larger numbers in a Box, are a simulator's mistake; squared, they would
 overflow where networks compute, and spoil the training of everybody else."""
-
-
-class RowError(Exception):
-    """Row `row` of the columns is wrong in itself."""
-
-    def __init__(self, row: int, code: str, text: str):
-        super().__init__(text)
-        self.row, self.code, self.text = row, code, text
 
 
 class ColumnChecks:

@@ -24,6 +24,7 @@ from policy_server.gateway.checks import ColumnChecks
 from policy_server.gateway.columns import ColumnReader, Columns
 from policy_server.gateway.evaluation import Evaluation
 from policy_server.gateway.ledger import EpisodeLedger
+from policy_server.gateway.told_rewards import ToldRewards
 from policy_server.gateway.work import Work
 from policy_server.rollouts.accounting import Accounts, Drop
 from policy_server.rollouts.collector import Collector
@@ -115,7 +116,9 @@ class PolicyDesk:
         batch_steps: int,
         callbacks: Callbacks | None = None,
         off_policy: bool = False,
+        told_rewards: int | None = None,
     ):
+        """`told_rewards`: the leaf of the observation that tells what each agent of a group got."""
         self.name = name
         self.spaces = spaces
         self.served = served
@@ -128,6 +131,7 @@ class PolicyDesk:
         self.evaluation = Evaluation()
         self.reader = ColumnReader(leaves(spaces.observation), served.layout, spaces.mask)
         self.checks = ColumnChecks(self.reader, served.layout)
+        self._told = None if told_rewards is None else ToldRewards(told_rewards)
         layout = RowLayout(
             served.columns,
             served.layout.categories,
@@ -165,6 +169,8 @@ class PolicyDesk:
     def check(self, columns: Columns) -> None:
         """Content of the columns, and whether it fits the lanes' state. Raises RowError."""
         self.checks.check(columns, self.ledger.open, self.ledger.busy)
+        if self._told is not None:
+            self._told.check(columns)
 
     # -- look, settle, act, begin ------------------------------------------------------------------
 

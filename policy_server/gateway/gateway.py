@@ -25,12 +25,12 @@ import numpy as np
 
 from policy_server.config import EvaluationConfig, MultiAgentConfig, ServerConfig
 from policy_server.errors import PolicyServerError
-from policy_server.gateway.checks import RowError
 from policy_server.gateway.columns import Columns
 from policy_server.gateway.desk import PolicyDesk
 from policy_server.gateway.reader import FrameReader, Requests
 from policy_server.gateway.replies import Replies
 from policy_server.gateway.request import Request, environments, place
+from policy_server.gateway.row_error import RowError
 from policy_server.gateway.session import Frames, Peer, Session, SessionTable, error_frame
 from policy_server.gateway.template import StepTemplate
 from policy_server.gateway.waiting import WaitingRoom
@@ -135,6 +135,14 @@ class Gateway:
             except PolicyServerError as error:
                 text = f"policy '{policy}': {error}"
                 raise ProtocolError(ErrorCode.BAD_SPACE, text, fatal=True) from error
+            except Exception as error:
+                # A network of the user's own, say: it will fail again, however often it is tried.
+                log.exception("policy '%s' cannot be built", policy)
+                text = (
+                    f"policy '{policy}' cannot be built for {_space_text(spaces)}: "
+                    f"{type(error).__name__}; the server's log says why."
+                )
+                raise ProtocolError(ErrorCode.INTERNAL, text, fatal=True) from error
         if desk.spaces != spaces:
             raise ProtocolError(
                 ErrorCode.SPACE_MISMATCH,

@@ -8,7 +8,6 @@ store.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -135,7 +134,7 @@ class ShardedSteps:
         calls = {}
         for part in np.unique(home).tolist():
             lanes = np.flatnonzero(home == part)
-            mine = of_lanes(batch, lanes), rewards[:, lanes]
+            mine = batch.columns(lanes), rewards[:, lanes]
             calls[part] = self._parts[part].insert.remote(*mine)
         self._settle()
         new = []
@@ -245,32 +244,6 @@ class ShardedSteps:
             calls.append(part.load.remote(mine, own))
         self._stocks = ray.get(calls)
         self._rng.bit_generator.state = data["rng"]
-
-
-def of_lanes(batch: Batch, columns: np.ndarray) -> Batch:
-    """Some unrolls of a batch, int64[b]."""
-    number = np.full(len(batch.lanes), -1, np.int64)
-    number[columns] = np.arange(len(columns))
-    t, b = batch.final_index.T
-    mine = number[b] >= 0
-
-    def part(column: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(column[:, columns])
-
-    by_time = (
-        "categories", "reals", "logp", "rewards", "terminated", "truncated", "versions", "episodes",
-    )  # fmt: skip
-    by_lane = ("lengths", "lanes", "first_t")
-    return dataclasses.replace(
-        batch,
-        obs=tuple(part(leaf) for leaf in batch.obs),
-        masks=None if batch.masks is None else part(batch.masks),
-        state=None if batch.state is None else batch.state[columns],
-        final_obs=tuple(leaf[mine] for leaf in batch.final_obs),
-        final_index=np.stack([t[mine], number[b[mine]]], axis=1),
-        **{name: part(getattr(batch, name)) for name in by_time},
-        **{name: getattr(batch, name)[columns] for name in by_lane},
-    )
 
 
 def _flat(steps: Transitions) -> list[torch.Tensor]:

@@ -122,21 +122,41 @@ class StepBuffer:
                 [*batch.final_obs], batch.categories.shape[2], batch.reals.shape[2], width,
                 rewards.shape[2:],
             )  # fmt: skip
-        steps, lanes = batch.rewards.shape
-        lengths, columns = batch.lengths, np.arange(lanes)
-        ended = batch.terminated | batch.truncated
-        wanted = np.arange(steps + 1)[:, None] < lengths[None, :]
-        goes_on = ~ended[lengths - 1, columns]
-        wanted[lengths, columns] = goes_on  # what is seen last only where nothing ended there
-        finals = batch.final_index
-        fresh = int(wanted.sum()) + len(finals)
+        fresh = int(self._wanted(batch).sum()) + len(batch.final_index)
         if fresh > self.capacity:
             raise ConfigError(
                 f"training.buffer_size: expected room for a whole batch, {fresh} rows here, got "
                 f"{self.capacity}: raise it."
             )
+        oldest = self.inserted + fresh - self.capacity  # row that will still be there
+        turns = batch.turns()
+        if len(turns) == 1:
+            return self._insert(batch, rewards, oldest)
+        gone, new = zip(
+            *(self._insert(batch.columns(some), rewards[:, some], oldest) for some in turns),
+            strict=True,
+        )
+        return np.concatenate(gone), np.concatenate(new)
+
+    @staticmethod
+    def _wanted(batch: Batch) -> np.ndarray:
+        """bool[T + 1, B]: observations to be kept; what is seen last only where nothing ended."""
+        steps, lanes = batch.rewards.shape
+        wanted = np.arange(steps + 1)[:, None] < batch.lengths[None, :]
+        lasts = batch.lengths - 1, np.arange(lanes)
+        wanted[batch.lengths, lasts[1]] = ~(batch.terminated | batch.truncated)[lasts]
+        return wanted
+
+    def _insert(
+        self, batch: Batch, rewards: np.ndarray, oldest: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """No lane is in the batch twice, so that later observations lie in later rows."""
+        steps, lanes = batch.rewards.shape
+        lengths, columns = batch.lengths, np.arange(lanes)
+        wanted, finals = self._wanted(batch), batch.final_index
+        goes_on = wanted[lengths, columns]
         # Where a lane stopped, it goes on in the same row, if that will still be there.
-        continued = self._continued(batch, self.inserted + fresh - self.capacity)
+        continued = self._continued(batch, oldest)
         wanted[0] &= continued < 0
         new = int(wanted.sum())
         numbers = np.full((steps + 1, lanes), -1, np.int64)

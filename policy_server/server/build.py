@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from policy_server import algorithms
+from policy_server.algorithms.groups import GroupSpaces
 from policy_server.callbacks import Callbacks
 from policy_server.checkpoints.checkpoint import Checkpoint
 from policy_server.gateway.desk import PolicyDesk
@@ -89,6 +90,7 @@ def build_gateway(
             own.training.batch_steps,
             callbacks,
             own.training.off_policy,
+            GroupSpaces.of(spaces).rewards if own.training.supports.groups else None,
         )
         if gateway_state is not None:
             desk.load(gateway_state)

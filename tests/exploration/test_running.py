@@ -73,6 +73,26 @@ def sums_agree(module: Any, cuts: tuple[int, ...]) -> None:
 CUTS = [(0, 12), (0, 1, 2, 3, 5, 12), (0, 3, 8, 9, 12), (0, 6, 12)]
 
 
+def turns_do_not_matter(module: Any) -> None:
+    """Two unrolls of a lane in one batch, behind each other in time, are as in two batches."""
+    first, second = unroll(0, 6), unroll(6, 6)
+    made, found = module.RunningSums(0.9), []
+    for rewards, batch in (first, second):
+        sums, whole = made.add(rewards, batch)
+        found += sums[:, 0].tolist()
+    both = dataclasses.replace(
+        first[1],
+        **{
+            name: np.stack([getattr(first[1], name)[..., 0], getattr(second[1], name)[..., 0]], -1)
+            for name in ("terminated", "truncated", "episodes", "lengths", "lanes", "first_t")
+        },
+    )
+    together = module.RunningSums(0.9)
+    sums, whole = together.add(np.stack([first[0][:, 0], second[0][:, 0]], 1), both)
+    assert sums.T.reshape(-1).tolist() == found
+    assert whole.all()
+
+
 def ended_are_forgotten(module: Any) -> None:
     made = module.RunningSums(0.9)
     made.add(*unroll(9, 3))
@@ -100,11 +120,16 @@ def all_agree(module: Any) -> None:
         sums_agree(module, cuts)
     beginnings_count(module)
     ended_are_forgotten(module)
+    turns_do_not_matter(module)
 
 
 @pytest.mark.parametrize("cuts", CUTS)
 def test_sums_do_not_care_where_unrolls_end(cuts: tuple[int, ...]) -> None:
     sums_agree(running, cuts)
+
+
+def test_a_lane_may_come_twice() -> None:
+    turns_do_not_matter(running)
 
 
 def test_an_episode_whose_beginning_is_not_there_is_not_whole() -> None:
@@ -115,8 +140,9 @@ def test_an_episode_whose_beginning_is_not_there_is_not_whole() -> None:
     ("line", "instead"),
     [
         ("self._gamma * sum_, whole", "self._gamma * sum_ * 0, whole"),
-        ("np.where(ended[t], 0.0, sums[t])", "sums[t]"),
-        ("whole | ended[t]", "whole"),
+        ("np.where(over, 0.0, now)", "now"),
+        ("whole | over", "whole"),
+        ("in batch.turns()", "in [np.arange(len(batch.lanes))]"),
         ("if not ended[last]:", "if True:"),
         ("int(t_within[last]) + 1", "int(t_within[last])"),
         ("(int(batch.lengths[b]) - 1, b)", "(len(rewards) - 1, b)"),

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policy_server.gateway.checks import RowError
 from policy_server.gateway.columns import Columns
+from policy_server.gateway.row_error import RowError
 from sim_clients.protocol import Box, Dict, Discrete, ErrorCode, Tuple
 from sim_clients.protocol.spaces import Leaf, MultiBinary, MultiDiscrete, leaves
 from tests.gateway.seats import Desk

@@ -39,7 +39,7 @@ WORLDS = {
         World("Nested", 14.5, 8.0),
         World("Masked", 13.5, 10.5, mask=True),
         World("Picture", 13.5, 6.0),
-        World("Shade", 13.5, 11.0),
+        World("Shade", 14.0, 11.0),
         World("Echo", 13.5, 8.5, memory="lstm"),
     )
 }

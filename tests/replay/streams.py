@@ -83,9 +83,11 @@ class Streams:
         mine.given += steps
 
     def batch(self, most: int) -> Batch:
-        """The next 1 to `most` steps of some of the lanes."""
+        """The next 1 to `most` steps of some of the lanes; now and then one of them comes twice."""
         lanes = np.flatnonzero(self.rng.random(len(self.lanes)) < 0.7)
         lanes = lanes if len(lanes) else np.array([0])
+        if self.rng.random() < 0.3:
+            lanes = np.append(lanes, self.rng.choice(lanes))
         lengths = self.rng.integers(1, most + 1, len(lanes))
         shape = int(lengths.max()), len(lanes)
         obs = np.full((shape[0] + 1, shape[1]), -1.0, np.float32)
