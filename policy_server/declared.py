@@ -13,7 +13,6 @@ from typing import Any
 from policy_server.settings import Settings
 from policy_server.types import PolicySpaces
 from sim_clients.columns import Group
-from sim_clients.command import UsageError
 from sim_clients.space_conversion import as_space
 
 
@@ -78,7 +77,7 @@ def _declared(settings: Settings) -> dict[str, Group]:
                 gymnasium.GymnasiumSimulator(told, envs, action_mask=mask)
     except _Told as answer:
         return answer.groups
-    except (UsageError, ValueError):
+    except Exception:  # whatever the user's own environment has to say
         return {}
     finally:
         for one in envs:

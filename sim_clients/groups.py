@@ -73,6 +73,12 @@ class GroupEnv(gymnasium.Env[dict[str, Any], dict[str, Any]]):
             parts["rewards"] = Box(-np.inf, np.inf, (len(self._names),), np.float32)
         self.observation_space = Dict(parts)
         self.action_space = Dict({str(name): env.action_space(name) for name in self._names})
+        self._choices = {  # who chooses one of several
+            name
+            for name in self._names
+            if isinstance(as_space(env.action_space(name)), spaces.Discrete)
+        }
+        self._masked = False  # there was a mask
         self._rewards = np.zeros(len(self._names), np.float32)
 
     def reset(
@@ -107,8 +113,7 @@ class GroupEnv(gymnasium.Env[dict[str, Any], dict[str, Any]]):
 
     def _own(self, action: dict[str, Any], name: Any) -> Any:
         own = action[str(name)]
-        discrete = isinstance(as_space(self.env.action_space(name)), spaces.Discrete)
-        return int(own) if discrete else own
+        return int(own) if name in self._choices else own
 
     def _observation(self, obs: dict[Any, Any]) -> dict[str, Any]:
         unknown = set(obs) - set(self._names)
@@ -127,11 +132,12 @@ class GroupEnv(gymnasium.Env[dict[str, Any], dict[str, Any]]):
         return seen
 
     def _info(self, obs: dict[Any, Any], infos: dict[Any, dict[str, Any]]) -> dict[str, Any]:
-        """The masks of all agents one after the other, if there are any."""
+        """The masks of all agents one after the other, if there ever were any."""
         masks = {
             name: self._seen[name].mask(obs.get(name), infos.get(name)) for name in self._names
         }
-        if all(mask is None for mask in masks.values()):
+        self._masked |= any(mask is not None for mask in masks.values())
+        if not self._masked:
             return {}
         parts = []
         for name, mask in masks.items():

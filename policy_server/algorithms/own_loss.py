@@ -173,7 +173,13 @@ class OwnLoss:
                 f"loss {name}: expected a loss that depends on the network, got one without a "
                 "gradient: compute it from what model(train_batch) returns."
             )
-        return loss.reshape(()), {key: torch.as_tensor(value) for key, value in report.items()}
+        try:
+            numbers = {key: torch.as_tensor(value).float() for key, value in report.items()}
+        except Exception as error:
+            raise LearnerError(
+                f"loss {name}: expected numbers to report, by their names, got {report!r:.80}: {error}."
+            ) from error
+        return loss.reshape(()), numbers
 
     def state(self) -> PolicyState:
         """All that `load` needs to go on exactly from here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
@@ -11,10 +12,13 @@ import torch
 
 from policy_server.algorithms.replay_options import ReplayTraining
 from policy_server.algorithms.rewards import shaped
-from policy_server.replay.draws import Draws, PrioritizedDraws, UniformDraws
+from policy_server.errors import CheckpointError
+from policy_server.replay.draws import Draws, NothingToDraw, PrioritizedDraws, UniformDraws
 from policy_server.replay.rate_limiter import RateLimiter
-from policy_server.replay.steps import StepBuffer, Transitions
+from policy_server.replay.steps import WITHOUT, StepBuffer, Transitions
 from policy_server.types import Batch
+
+log = logging.getLogger(__name__)
 
 
 class Movable(Protocol):
@@ -93,6 +97,7 @@ class Replayed(Generic[Item]):
             config.max_gradient_steps,
         )
         self._target_at = 0  # inserted steps when the target network moved last
+        self._said = False
         self._begin()
 
     def _begin(self) -> None:
@@ -121,8 +126,26 @@ class Replayed(Generic[Item]):
         self._draws.moved(gone, new)
         if judge is not None:
             self._judge(new, judge)
-        for _ in range(self._limiter.insert(self.buffer.steps_of(new))):
-            yield self._draw()
+        due = self._limiter.insert(self.buffer.steps_of(new))
+        if not len(new):
+            self._say_nothing_to_draw()
+        for _ in range(due):
+            try:
+                drawn = self._draw()
+            except NothingToDraw:
+                self._say_nothing_to_draw()
+                return
+            yield drawn
+
+    def _say_nothing_to_draw(self) -> None:
+        """Once."""
+        if not self._said:
+            self._said = True
+            log.warning(
+                "Replay: expected steps to learn from, got none: behind each step that came, its "
+                "episode was truncated or its unroll ended, and the mask of the actions there is not "
+                "known. Let episodes go on for longer, or end in a termination."
+            )
 
     def _judge(self, new: np.ndarray, judge: Callable[[Item], torch.Tensor]) -> None:
         known = new[self.buffer.drawable(new)]
@@ -182,8 +205,8 @@ class Replayed(Generic[Item]):
         return {f"replay.{name}": tensor for name, tensor in tensors.items()}, data
 
     def load(self, tensors: dict[str, np.ndarray], data: dict[str, Any]) -> None:
-        """Goes on from what `state` returned; where the buffer is not in it, it is filled up to
-        `learning_starts` again before anything is drawn.
+        """Goes on from what `state` returned; where the buffer is not in it, or `save_replay` is
+        off by now, it is filled up to `learning_starts` again before anything is drawn.
 
         Raises:
             CheckpointError: the stored buffer does not fit.
@@ -192,14 +215,19 @@ class Replayed(Generic[Item]):
         self._rng.bit_generator.state = data["rng"]
         self._limiter.load(data["limiter"])
         self._target_at = int(data["target_at"])
-        if "buffer" not in data:
+        if "buffer" not in data or not self._config.save_replay:
             self._limiter.start_over()
             self._target_at = 0
             return
         prefix = "replay."
         mine = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         self.buffer.load(mine, data["buffer"])
-        if isinstance(self._draws, PrioritizedDraws) and "draws" in data:
+        if isinstance(self._draws, PrioritizedDraws):
+            if "draws" not in data:
+                raise CheckpointError(
+                    "the stored replay buffer has no priorities and training.prioritized = true: set "
+                    f"it to false, or {WITHOUT}."
+                )
             self._draws.load(mine, data["draws"])
 
 

@@ -83,6 +83,11 @@ class Supports:
         """Raises:
         UnsupportedSpaceError: the algorithm cannot act in these spaces.
         """
+        if spaces.mask and not ActionLayout(spaces.action).categories:
+            raise UnsupportedSpaceError(
+                f"{algorithm}: expected choices where there is an action mask, got {spaces.action}: "
+                "switch the mask off (environment.action_mask = false)."
+            )
         if self.groups:
             try:
                 members = GroupSpaces.of(spaces).members

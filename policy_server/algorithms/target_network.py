@@ -27,13 +27,17 @@ class TargetNetwork(Generic[Network]):
         learning = [p for p in self.network.parameters() if p.requires_grad]
         self.network.requires_grad_(False).eval()
         self._followed = optimizer
+        self._buffers = list(zip(self.network.buffers(), network.buffers(), strict=True))
         self._weights = one_vector(learning)
         assert self._weights.shape == optimizer.weights.shape
 
     @torch.no_grad()
     def follow(self, tau: float) -> None:
-        """weights <- weights + tau (followed - weights); 1: a copy.
+        """weights <- weights + tau (followed - weights); 1: a copy. Buffers, which no gradient
+        moves (statistics of a batch norm, say), are copied.
 
         Source: Lillicrap et al., https://arxiv.org/abs/1509.02971, section 3.
         """
         self._weights.lerp_(self._followed.weights, tau)
+        for mine, theirs in self._buffers:
+            mine.copy_(theirs)

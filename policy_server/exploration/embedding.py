@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -13,7 +15,8 @@ from sim_clients.protocol.spaces import Space
 
 
 class Embedding(nn.Module):
-    """Encoder, hidden layers and a linear one, as `model` has them.
+    """Encoder, hidden layers and a linear one, as `model` has them. A module of the user's own
+    (`model.custom`) is the policy's alone: what a plug-in looks at may look different.
 
     Shapes: observations of n -> float32 `[n, features]`.
     """
@@ -22,7 +25,7 @@ class Embedding(nn.Module):
         self, space: Space, model: ModelConfig, features: int, more_hidden: tuple[int, ...] = ()
     ):
         super().__init__()
-        self.encoder = ObservationEncoder(space, model)
+        self.encoder = ObservationEncoder(space, replace(model, custom=None, custom_kwargs={}))
         hidden = (*model.hidden, *more_hidden)
         self.body = MLP(self.encoder.outputs, hidden, model.activation, model.layer_norm)
         self.head = linear(self.body.outputs, features, 1.0)

@@ -50,6 +50,7 @@ class Served(Protocol):
     sees_as_sent: bool
     states: Any
     perturbs: bool
+    explores: bool
 
     def see(
         self, columns: list[np.ndarray], slots: np.ndarray, first: np.ndarray, learn: bool
@@ -345,8 +346,11 @@ class PolicyDesk:
         """One forward pass. Returns the action columns for the simulators, row for row."""
         slots, ledger = work.slots, self.ledger
         greedy = ledger.evaluating[slots] if self.evaluation.active else None
-        # A policy that does not learn any more does not explore as if it began.
-        policy_steps = FULLY_GROWN if self.learner is None else self.accounts.accepted
+        policy_steps = self.accounts.accepted
+        if self.learner is None:  # then there is nothing to explore for
+            policy_steps = FULLY_GROWN
+            if self.served.explores:
+                greedy = np.ones(len(slots), bool)
         work.choice = self.served.choose(
             work.obs, work.mask, slots, ledger.keys, ledger.draws, greedy, policy_steps
         )

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from policy_server.config import PreprocessingConfig
-from policy_server.errors import UnsupportedSpaceError
+from policy_server.errors import CheckpointError, UnsupportedSpaceError
 from policy_server.types import Leaves
 from sim_clients.protocol.spaces import Box, Dict, Leaf, Space, Tuple, leaves
 
@@ -232,8 +232,19 @@ class Preprocessor:
         return state
 
     def load(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state` returned.
+
+        Raises:
+            CheckpointError: it was normalised there and is not here, or the other way round.
+        """
         for i, part in enumerate(self._leaves):
-            if part.moments is not None and f"normalize.{i}.count" in state:
+            stored = f"normalize.{i}.count" in state
+            if stored != (part.moments is not None):
+                raise CheckpointError(
+                    "the stored policy saw observations with preprocessing.normalize_observations = "
+                    f"{str(stored).lower()}, and now it is {str(not stored).lower()}: set the same."
+                )
+            if part.moments is not None:
                 part.moments.count = int(state[f"normalize.{i}.count"])
                 part.moments.mean = np.array(state[f"normalize.{i}.mean"])
                 part.moments.squares = np.array(state[f"normalize.{i}.squares"])

@@ -33,6 +33,7 @@ class ServedPolicy:
         sees_as_sent: `see` does nothing.
         states: what the lanes remember, where the network has a memory.
         perturbs: it must be told which episodes begin (`start`).
+        explores: as its `acting`; a frozen policy does without.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class ServedPolicy:
             network, self.learner_spaces.observation, inference
         )
         self.perturbs = self._perturbed is not None
+        self.explores = acting.explores
         self._chooser = chooser_for(network, self.layout, acting)
         self.states = LaneStates(network.state_size)
         self._remembers = self._chooser.remembers or self.states.size > 0

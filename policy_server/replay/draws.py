@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +11,10 @@ from policy_server.replay.sum_tree import SumTree
 
 TRIES = 100
 """Rounds of drawing again what cannot be learned from yet."""
+
+
+class NothingToDraw(Exception):
+    """Of all that is there, nothing can be learned from yet."""
 
 
 class Drawable(Protocol):
@@ -37,7 +42,11 @@ class Draws(Protocol):
         ...
 
     def draw(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Places int64[n] and importance weights float32[n]."""
+        """Places int64[n] and importance weights float32[n].
+
+        Raises:
+            NothingToDraw: none of them can be learned from yet.
+        """
         ...
 
     def surprised(self, places: np.ndarray, errors: np.ndarray) -> None:
@@ -57,7 +66,7 @@ class UniformDraws:
     def draw(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         buffer = self._buffer
         filled = min(buffer.inserted, buffer.capacity)
-        found = _until_drawable(buffer, n, lambda k: self._rng.integers(0, filled, k))
+        found = _until_drawable(buffer, n, lambda k: self._rng.integers(0, filled, k), self._rng)
         return found, np.ones(n, np.float32)
 
     def surprised(self, places: np.ndarray, errors: np.ndarray) -> None:
@@ -99,7 +108,9 @@ class PrioritizedDraws:
 
     def pick(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Places int64[n], and p^alpha of each."""
-        places = _until_drawable(self._buffer, n, lambda k: self._tree.draw(k, self._rng))
+        places = _until_drawable(
+            self._buffer, n, lambda k: self._tree.draw(k, self._rng), self._rng
+        )
         return places, self._tree[places]
 
     def surprised(self, places: np.ndarray, errors: np.ndarray) -> None:
@@ -117,15 +128,25 @@ class PrioritizedDraws:
         self._largest = float(data["largest"])
 
 
-def _until_drawable(buffer: Drawable, n: int, draw: Any) -> np.ndarray:
-    """n places that can be learned from; those that cannot are drawn again."""
-    places: np.ndarray = draw(n)
+def _until_drawable(
+    buffer: Drawable, n: int, draw: Callable[[int], np.ndarray], rng: np.random.Generator
+) -> np.ndarray:
+    """n places that can be learned from; those that cannot are drawn again, in the end from among
+    those that can, all alike.
+
+    Raises:
+        NothingToDraw: there are none.
+    """
+    places = draw(n)
     for _ in range(TRIES):
         wrong = np.flatnonzero(~buffer.drawable(places))
         if not len(wrong):
             return places
         places[wrong] = draw(len(wrong))
-    raise RuntimeError(
-        f"replay: expected something to learn from, got none in {TRIES} rounds: of {buffer.items} "
-        "nearly all bootstrap from an observation whose action mask is not known."
-    )
+    wrong = np.flatnonzero(~buffer.drawable(places))
+    filled = min(buffer.inserted, buffer.capacity)
+    right = np.flatnonzero(buffer.drawable(np.arange(filled)))
+    if not len(right):
+        raise NothingToDraw
+    places[wrong] = rng.choice(right, len(wrong))
+    return places

@@ -20,6 +20,7 @@ import torch
 
 from policy_server.errors import CheckpointError
 from policy_server.networks.snapshot import as_tensor
+from policy_server.replay.steps import WITHOUT
 from policy_server.types import Batch
 
 StatesBefore = Callable[[Batch, np.ndarray, np.ndarray], np.ndarray]
@@ -250,12 +251,14 @@ class SequenceBuffer:
             raise CheckpointError(
                 f"the stored replay buffer holds {data['capacity']} sequences and this one "
                 f"{self.capacity}: set the same training.buffer_size and training.sequence_length, "
-                "or start without it."
+                f"or {WITHOUT}."
             )
         self.inserted = int(data["inserted"])
         if not data["leaves"]:
             return
-        leaves = [torch.from_numpy(tensors[f"obs.{i}"][0]) for i in range(int(data["leaves"]))]
+        leaves = [
+            torch.from_numpy(tensors[f"obs.{i}"]).flatten(0, 1) for i in range(int(data["leaves"]))
+        ]
         widths = (tensors[name].shape[-1] for name in ("categories", "mask", "state"))
         self._allocate(leaves, *widths)
         for name, column in self._columns.items():

@@ -18,7 +18,7 @@ import torch
 from policy_server.errors import CheckpointError, ConfigError
 from policy_server.networks.snapshot import as_tensor
 from policy_server.replay.draws import PrioritizedDraws
-from policy_server.replay.steps import StepBuffer, Transitions
+from policy_server.replay.steps import WITHOUT, StepBuffer, Transitions
 from policy_server.types import Batch
 
 
@@ -235,7 +235,7 @@ class ShardedSteps:
             came = "one buffer" if stored is None else f"{len(stored)} parts"
             raise CheckpointError(
                 f"the stored replay buffer has {came} and training.replay_shards = "
-                f"{self._count}: set the same, or start without it."
+                f"{self._count}: set the same, or {WITHOUT}."
             )
         calls = []
         for i, (part, own) in enumerate(zip(self._parts, stored, strict=True)):

@@ -23,6 +23,9 @@ from policy_server.errors import CheckpointError, ConfigError
 from policy_server.networks.snapshot import as_tensor
 from policy_server.types import Batch
 
+WITHOUT = "start without it (training.save_replay = false)"
+"""The remedy where a stored buffer does not fit."""
+
 
 class Transitions(NamedTuple):
     """n steps and what they led to, on the buffer's device.
@@ -286,10 +289,15 @@ class StepBuffer:
         Raises:
             CheckpointError: it is of another size, or of other spaces.
         """
+        if "parts" in data:
+            raise CheckpointError(
+                f"the stored replay buffer has {len(data['parts'])} parts and training.replay_shards "
+                f"= 0: set the same, or {WITHOUT}."
+            )
         if data["capacity"] != self.capacity:
             raise CheckpointError(
                 f"the stored replay buffer holds {data['capacity']} rows and training.buffer_size "
-                f"= {self.capacity}: set the same size, or start without it."
+                f"= {self.capacity}: set the same size, or {WITHOUT}."
             )
         filled = min(int(data["inserted"]), self.capacity)
         leaves = [tensors[f"obs.{i}"] for i in range(int(data["leaves"]))]
