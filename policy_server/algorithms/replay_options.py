@@ -25,7 +25,7 @@ class ReplayTraining(Training):
             a learner that is too slow fall behind instead of making simulators wait.
         buffer_size: steps kept.
         replay_on_gpu: keep observations and actions on the learner's device.
-        save_replay: checkpoints hold the replay buffer.
+        save_replay: checkpoints hold the replay buffer; without it a stored one is not read, either.
         prioritized: replay what surprised most.
         prioritized_alpha: how much that counts, 0 (not at all) to 1.
         prioritized_beta: how much of the bias is corrected, 0..1.

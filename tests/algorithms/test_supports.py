@@ -68,6 +68,17 @@ def test_it_learns_or_refuses(name: str, action: str) -> None:
     assert not np.array_equal(flatten_parameters(made.network), before)
 
 
+@pytest.mark.parametrize("name", algorithms.names())
+def test_a_mask_needs_choices(name: str) -> None:
+    supports = algorithms.training_class(name).supports
+    if not (supports.mask and supports.continuous):
+        pytest.skip("says so of the one or the other")
+    spaces = PolicySpaces(Box(-9, 9, (3,)), REALS, mask=True)
+    spaces = of_two(spaces) if supports.groups else spaces
+    with pytest.raises(UnsupportedSpaceError, match=f"{name}: expected choices where there is"):
+        supports.check_spaces(name, spaces)
+
+
 HEADS = [n for n in algorithms.names() if algorithms.training_class(n).supports.heads]
 
 

@@ -15,6 +15,7 @@ from pages import CPU, MODEL, NAMES, SPACES, some_batch
 
 from policy_server.algorithms.dqn import DQNTraining
 from policy_server.algorithms.ppo import PPOTraining
+from policy_server.algorithms.td3_options import TD3Training
 from policy_server.config import ExplorationConfig, PreprocessingConfig
 from policy_server.errors import CheckpointError, LearnerError
 from policy_server.exploration import bonus
@@ -178,8 +179,13 @@ def test_numbers_that_break_are_reported() -> None:
 # -- through the learner --------------------------------------------------------------------------
 
 CHOICE = PolicySpaces(Box(-9, 9, (3,)), Discrete(4))
+REALS = PolicySpaces(Box(-9, 9, (3,)), Box(-1, 1, (2,)))
 PAGES: dict[str, Any] = {
     "PPO": PPOTraining(lr=1e-2, num_epochs=2, minibatch_size=8),
+    "TD3": TD3Training(
+        steps_per_update=20, learning_starts=20, buffer_size=400, train_batch_size=8,
+        random_steps=0, save_replay=True,
+    ),
     "DQN": DQNTraining(
         steps_per_update=20, learning_starts=20, buffer_size=400, train_batch_size=8, n_step=3,
         save_replay=True,
@@ -187,16 +193,30 @@ PAGES: dict[str, Any] = {
 }  # fmt: skip
 
 
+def spaces_for(page: str) -> PolicySpaces:
+    return REALS if page == "TD3" else CHOICE
+
+
 def learner(page: str, name: str, seed: int = 0, **settings: Any) -> Learner:
     exploration = ExplorationConfig(name, **settings)
     return Learner(
-        "blue", CHOICE, page, PAGES[page], MODEL, SHAPED, exploration, seed=seed, device="cpu"
+        "blue",
+        spaces_for(page),
+        page,
+        PAGES[page],
+        MODEL,
+        SHAPED,
+        exploration,
+        seed=seed,
+        device="cpu",
     )
 
 
-def choice_batch(seed: int) -> Batch:
+def batch_for(page: str, seed: int) -> Batch:
+    spaces = spaces_for(page)
     torch.manual_seed(0)
-    batch = random_batch(build_network(CHOICE, MODEL), CHOICE, 5, 4, seed)
+    batch = random_batch(build_network(spaces, MODEL), spaces, 5, 4, seed)
+    np.clip(batch.reals, -0.99, 0.99, out=batch.reals)
     ended = batch.terminated | batch.truncated
     return dataclasses.replace(batch, episodes=1000 * seed + np.cumsum(ended, 0))
 
@@ -207,7 +227,7 @@ def test_an_algorithm_learns_from_the_sum(page: str) -> None:
     assert twin._bonus is not None
     by_hand.algorithm = twin.algorithm  # which neither scales nor clips
     for i in range(3):
-        batch = choice_batch(i)
+        batch = batch_for(page, i)
         summed, metrics = at_once(twin._bonus.add(batch, 20 * i))
         result = made.update(batch, 20 * i)
         expected = by_hand.update(summed, 20 * i)
@@ -221,20 +241,48 @@ def test_an_algorithm_learns_from_the_sum(page: str) -> None:
 def test_a_learner_goes_on_bit_for_bit(page: str, name: str) -> None:
     one, other = learner(page, name), learner(page, name, seed=7)
     for i in range(2):
-        one.update(choice_batch(i), 20 * i)
+        one.update(batch_for(page, i), 20 * i)
     other.load(one.state())
     for i in range(2, 4):
-        mine, its = (each.update(choice_batch(i), 20 * i) for each in (one, other))
+        mine, its = (each.update(batch_for(page, i), 20 * i) for each in (one, other))
         assert mine.metrics == its.metrics
         np.testing.assert_array_equal(mine.weights, its.weights)
 
 
 def test_exploration_may_begin_and_end_between_two_runs() -> None:
     plain, exploring = learner("PPO", "none"), learner("PPO", "ICM")
-    plain.update(choice_batch(0), 0)
+    plain.update(batch_for("PPO", 0), 0)
     exploring.load(plain.state())
     assert exploring.updates == 1
-    exploring.update(choice_batch(1), 20)
+    exploring.update(batch_for("PPO", 1), 20)
     plain.load(exploring.state())
     assert "exploration" not in plain.state().data
     np.testing.assert_array_equal(plain.weights(), exploring.weights())
+
+
+class Narrow(torch.nn.Module):
+    """A network of the user's own that no plug-in could use."""
+
+    def __init__(self, spaces: PolicySpaces, outputs: int):
+        super().__init__()
+        assert isinstance(spaces.observation, Box)
+        self.head = torch.nn.Linear(3, outputs)
+
+    def policy(self, obs: Any) -> torch.Tensor:
+        return self.head(obs[0])
+
+    def value(self, obs: Any) -> torch.Tensor:
+        return obs[0].sum(1)
+
+    def forward(self, obs: Any) -> Any:
+        return self.policy(obs), self.value(obs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_of_the_users_own_is_the_policys_alone(name: str) -> None:
+    model = dataclasses.replace(MODEL, custom=f"{__name__}:Narrow")
+    made = Learner(
+        "blue", CHOICE, "PPO", PAGES["PPO"], model, SHAPED, ExplorationConfig(name),
+        seed=0, device="cpu",
+    )  # fmt: skip
+    assert made.update(batch_for("PPO", 0), 0).metrics["intrinsic_reward_mean"] > 0.0

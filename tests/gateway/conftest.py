@@ -16,9 +16,10 @@ class World:
     """A gateway, its auditors by policy, and a clock that stands still."""
 
     def __init__(self, **sections: Any):
-        training = {"train_batch_size": 64, "minibatch_size": 64, "num_epochs": 1}
-        training |= sections.pop("training", {})
-        mapping = {"algorithm": "PPO", "training": training, "server": {"seed": 1}, **sections}
+        algorithm, training = sections.pop("algorithm", "PPO"), sections.pop("training", {})
+        if algorithm == "PPO":
+            training = {"train_batch_size": 64, "minibatch_size": 64, "num_epochs": 1} | training
+        mapping = {"algorithm": algorithm, "training": training, "server": {"seed": 1}, **sections}
         self.settings = Settings.from_mapping(mapping)
         self.auditors: dict[str, Auditor] = {}
         self.now = 100.0

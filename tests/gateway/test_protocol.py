@@ -333,6 +333,73 @@ def test_a_policy_that_cannot_be_built_is_refused(world):
     assert not w.gateway.desks
 
 
+class Clumsy:
+    """A network of somebody's own that cannot be made."""
+
+    def __init__(self, *_: object, **__: object):
+        raise RuntimeError("out of luck")
+
+
+def test_a_network_that_cannot_be_made_hurts_nobody_else(world, caplog):
+    w = world(
+        collection={"mode": "async"},
+        multi_agent={
+            "policies": {"good": {}, "bad": {"model": {"custom": f"{__name__}:Clumsy"}}},
+            "policy_mapping": {"agent": "good", "*": "bad"},
+        },
+    )
+    w.gateway.train(None)
+    good = Peer(w, b"a")
+    assert isinstance(good.hello(), Welcome)
+    error = Peer(w, b"b", specs=(SPEC._replace(name="other"),)).hello(run_id=b"b" * 16)
+    assert (error.code, error.fatal) == ("internal", True)
+    assert "policy 'bad' cannot be built" in error.text
+    assert "the server's log says why" in error.text
+    assert "out of luck" in caplog.text
+    assert list(w.gateway.desks) == ["good"]
+    assert kind(good.step()) == "Actions"
+
+
+def test_rewards_told_apart_that_do_not_add_up_hurt_nobody_else(world):
+    box, names = Box(-9, 9, (3,)), ("x", "y")
+    seen = Dict({"agents": Dict(dict.fromkeys(names, box)), "rewards": Box(-99, 99, (2,))})
+    w = world(algorithm="MADDPG", training={"learning_starts": 10}, collection={"mode": "async"})
+    w.gateway.train(None)
+    acts = Dict(dict.fromkeys(names, Box(-1, 1, (1,))))
+    peers = [Peer(w, name, specs=(GroupSpec("agent", seen, acts, 1),)) for name in (b"a", b"b")]
+
+    def step(peer, told, reward, first=0):
+        columns = [bytes(12), bytes(12), np.array(told, "<f4").tobytes()]
+        rewards = np.array([reward], "<f4").tobytes()
+        group = StepGroup(None, bytes([first]), rewards, columns)
+        (reply,) = peer.send(encode(Step(peer.seq + 1, [group])))
+        peer.seq += kind(reply) == "Actions"
+        return reply
+
+    for peer in peers:
+        assert isinstance(peer.hello(run_id=peer.name * 16), Welcome)
+        assert kind(step(peer, [0, 0], 0, first=1)) == "Actions"
+    error = step(peers[0], [1, 2], 4)
+    assert (error.code, error.fatal) == ("bad_reward", False)
+    assert "adds up to the reward of the lane, 4, got [1.0, 2.0]" in error.text
+    for peer in peers:
+        assert kind(step(peer, [1, 2], 3)) == "Actions"
+    w.balances()
+
+
+@pytest.mark.parametrize("algorithm", ["DQN", "ApexDQN", "DDPG", "SAC", "ES", "PPO"])
+def test_a_frozen_policy_does_without_noise_that_is_there_for_learning(world, algorithm):
+    acts = Discrete(4) if algorithm in ("DQN", "ApexDQN") else Box(-1, 1, (2,))
+    w = world(algorithm=algorithm, multi_agent={"policies_to_train": []})
+    peer = Peer(w, specs=(GroupSpec("agent", SPEC.observation_space, acts, 64),))
+    assert isinstance(peer.hello(), Welcome)
+    seen = set()
+    for i in range(4):
+        reply = peer.step(obs=np.ones((64, 3)), flags=bytes([i == 0]) * 64)
+        seen |= set(np.frombuffer(reply.groups[0].actions[0], "<i8").tolist())
+    assert (len(seen) == 1) == (algorithm not in ("PPO", "SAC"))
+
+
 def test_limits(world):
     w = world(server={"seed": 1, "max_lanes": 3, "max_sessions": 1})
     assert isinstance(Peer(w, b"a").hello(), Welcome)

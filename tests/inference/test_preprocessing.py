@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from policy_server.config import PreprocessingConfig
-from policy_server.errors import UnsupportedSpaceError
+from policy_server.errors import CheckpointError, UnsupportedSpaceError
 from policy_server.inference.preprocessing import Preprocessor
 from sim_clients.protocol.spaces import Box, Dict, Discrete, MultiBinary, Space, Tuple
 
@@ -260,6 +260,15 @@ def test_moments_go_on_elsewhere():
     for tick in range(5, 8):
         rows = image((3,), "float32", seed=tick)
         np.testing.assert_array_equal(see(other, rows), see(one, rows))
+
+
+@pytest.mark.parametrize("then", [False, True])
+def test_normalisation_is_not_switched_between_two_runs(then: bool):
+    one = make(Box(-1, 1, (3,)), normalize_observations=then)
+    other = make(Box(-1, 1, (3,)), normalize_observations=not then)
+    see(one, image((3,), "float32"))
+    with pytest.raises(CheckpointError, match=f"= {str(then).lower()}, and now it is"):
+        other.load(one.state())
 
 
 # -- all of it ----------------------------------------------------------------------------------

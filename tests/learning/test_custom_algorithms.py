@@ -275,6 +275,28 @@ def test_a_loss_that_is_wrong_is_told_how(loss: Any, words: str) -> None:
         page(SPACES, loss).update(random_batch(network, SPACES, 5, 3, 0), 0)
 
 
+def test_any_number_may_be_reported() -> None:
+    def loss(policy: Any, model: Any, distribution: Any, train_batch: Any) -> Any:
+        values = model(train_batch)[1]
+        report = {"steps": len(values), "above": (values > 1e9).sum(), "half": 0.5}
+        return values.mean(), report
+
+    network = build_network(SPACES, ModelConfig(hidden=(8,)))
+    metrics = page(SPACES, loss).update(random_batch(network, SPACES, 5, 3, 0), 0)
+    assert {name: metrics[name] for name in ("steps", "above", "half")} == {
+        "steps": 15.0, "above": 0.0, "half": 0.5,
+    }  # fmt: skip
+
+
+def test_a_report_that_is_no_number_is_told() -> None:
+    def loss(policy: Any, model: Any, distribution: Any, train_batch: Any) -> Any:
+        return model(train_batch)[1].mean(), {"name": "Joe"}
+
+    network = build_network(SPACES, ModelConfig(hidden=(8,)))
+    with pytest.raises(LearnerError, match=r"loss loss: expected numbers to report.*'Joe'"):
+        page(SPACES, loss).update(random_batch(network, SPACES, 5, 3, 0), 0)
+
+
 def test_a_stored_state_goes_on_exactly() -> None:
     def loss(policy: Any, model: Any, distribution: Any, train_batch: Any) -> Any:
         logits, values = model(train_batch)

@@ -134,3 +134,17 @@ def test_state_goes_on_elsewhere() -> None:
         assert all(torch.equal(a, b) for a, b in pairs)
     with pytest.raises(CheckpointError, match="holds 100 sequences and this one 99"):
         buffer(made, 99).load(*one.state())
+
+
+def test_padding_is_a_value_of_its_space() -> None:
+    """Where 0 is no option, a network cannot look at it."""
+    batch, made = played(True)
+    counted = np.full_like(batch.obs[0], 7.0)
+    batch = dataclasses.replace(
+        batch, obs=(counted,), final_obs=(np.full_like(batch.final_obs[0], 7.0),)
+    )
+    store = buffer(made)
+    _, places = store.insert(batch, batch.rewards)
+    drawn = store.sequences(places)
+    assert (drawn.lengths < L).any()
+    assert (drawn.obs[0] == 7.0).all()

@@ -117,6 +117,24 @@ def test_masks_lie_one_after_the_other_and_who_has_left_may_do_anything() -> Non
         assert env.step(ALL)[4]["action_mask"].tolist() == expected
 
 
+def test_masks_that_stop_at_an_episodes_end_are_free_there() -> None:
+    class Silent(Masked):
+        def step(self, actions):
+            *rest, infos = super().step(actions)
+            return *rest, {name: infos[name] for name in self.agents}
+
+    env = GroupEnv(Silent())
+    env.reset()
+    for expected in ([1, 0, 1, 1, 1, 0], [1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 0], [1] * 6):
+        assert env.step(ALL)[4]["action_mask"].tolist() == expected
+
+
+def test_without_masks_there_is_none() -> None:
+    env = GroupEnv(toys.Crowd())
+    assert "action_mask" not in env.reset()[1]
+    assert "action_mask" not in env.step(ALL)[4]
+
+
 def test_a_mask_beside_the_observation_and_a_state() -> None:
     env = GroupEnv(Board(), state=True)
     obs, info = env.reset()
