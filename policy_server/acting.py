@@ -11,6 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+CLEAN = -1
+"""Instead of an episode's number, where `Perturbed` is to play without noise."""
+
 
 @dataclass(frozen=True)
 class Stochastic:

@@ -33,6 +33,7 @@ from policy_server.algorithms.dqn_options import DQNTraining
 from policy_server.algorithms.finite import check_finite
 from policy_server.algorithms.means import Means
 from policy_server.algorithms.ops.c51 import projected
+from policy_server.algorithms.ops.masking import masked
 from policy_server.algorithms.optimizer import FlatAdam
 from policy_server.algorithms.replayed import Drawn, replayed_steps
 from policy_server.algorithms.saved import (
@@ -48,9 +49,6 @@ from policy_server.networks.q_network import QNetwork, QOptions
 from policy_server.replay.steps import Transitions
 from policy_server.stepwise import Steps, at_once
 from policy_server.types import Batch, PolicySpaces, PolicyState
-
-FORBIDDEN = -1e30
-"""Value of a masked action: below all others, and finite."""
 
 
 class Estimate(Protocol):
@@ -79,9 +77,7 @@ def dqn_loss(
     with torch.no_grad():
         behind = target.logits(steps.next_obs)
         means = online.values(steps.next_obs) if config.double else target.means(behind)
-        if steps.next_mask.shape[1]:
-            means = torch.where(steps.next_mask != 0, means, FORBIDDEN)
-        best = behind[torch.arange(n), means.argmax(1)]  # [N, atoms]
+        best = behind[torch.arange(n), masked(means, steps.next_mask).argmax(1)]  # [N, atoms]
     if atoms == 1:
         values, y = done.squeeze(1), steps.rewards + steps.discounts * best.squeeze(1)
         errors = (values - y).detach().abs()

@@ -35,7 +35,7 @@ from policy_server.algorithms.finite import check_finite
 from policy_server.algorithms.maddpg_options import MADDPGTraining
 from policy_server.algorithms.means import Means
 from policy_server.algorithms.ops.gumbel import gumbel, one_hot, straight_through
-from policy_server.algorithms.ops.squashed import FORBIDDEN
+from policy_server.algorithms.ops.masking import masked
 from policy_server.algorithms.optimizer import FlatAdam
 from policy_server.algorithms.replayed import Drawn, replayed_steps
 from policy_server.algorithms.saved import (
@@ -203,7 +203,7 @@ class MADDPG:
         """What actors with these heads would do, as critics read it. `[n, H]` -> `[n, D]`"""
         if not self._nvec:
             return heads
-        allowed = torch.where(mask != 0, heads, FORBIDDEN) if mask.shape[1] else heads
+        allowed = masked(heads, mask)
         noise = gumbel(heads, self.generator)
         return straight_through(allowed, noise, self.config.temperature, self._nvec)
 

@@ -27,34 +27,28 @@ et al., Value-decomposition networks, https://arxiv.org/abs/1706.05296. What can
 
 from __future__ import annotations
 
-import functools
-
-import numpy as np
 import torch
 from torch import nn
 
 from policy_server.algorithms.finite import check_finite
 from policy_server.algorithms.groups import GroupSpaces
 from policy_server.algorithms.means import Means
-from policy_server.algorithms.observations import ObservationRows
+from policy_server.algorithms.ops.masking import masked
 from policy_server.algorithms.ops.sequence_returns import sequence_returns
 from policy_server.algorithms.optimizer import FlatAdam
 from policy_server.algorithms.qmix_options import QMIXTraining
-from policy_server.algorithms.replayed import Drawn, Replayed
+from policy_server.algorithms.replayed import Drawn, replayed_sequences
 from policy_server.algorithms.saved import load_network, network_tensors
-from policy_server.algorithms.sequences import sequence_values, states_before
+from policy_server.algorithms.sequences import sequence_values
 from policy_server.algorithms.target_network import TargetNetwork
 from policy_server.algorithms.trained import seeded
 from policy_server.config import ModelConfig
 from policy_server.networks.group_q import GroupQNetwork
 from policy_server.networks.mixer import MonotonicMixer, SumMixer
-from policy_server.replay.sequences import DrawnSequences, SequenceBuffer
+from policy_server.replay.sequences import DrawnSequences
 from policy_server.stepwise import Steps, at_once
-from policy_server.types import ActionLayout, Batch, PolicySpaces, PolicyState
+from policy_server.types import Batch, PolicySpaces, PolicyState
 from sim_clients.protocol.spaces import Dict
-
-FORBIDDEN = -1e30
-"""Value of a masked action: below all others, and finite."""
 
 
 class Mixed(nn.Module):
@@ -68,9 +62,7 @@ class Mixed(nn.Module):
         super().__init__()
         group = GroupSpaces.of(spaces)
         self.agents = QMIX.make_network(spaces, model, config)
-        ends = np.cumsum(ActionLayout(spaces.action).nvec).tolist()
         self._segments = [(m.mask.start, m.mask.stop) for m in group.members]
-        assert [end for _, end in self._segments] == ends, "one choice of each agent"
         whole = spaces.observation
         assert isinstance(whole, Dict)
         stateful = group.state.stop > group.state.start
@@ -89,8 +81,7 @@ class Mixed(nn.Module):
     def best(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Each agent's best choice of those that are allowed, `[..., W]` -> int64 `[..., N]`; W of
         the mask is 0 where all are."""
-        if mask.shape[-1]:
-            values = torch.where(mask != 0, values, FORBIDDEN)
+        values = masked(values, mask)
         return torch.stack([values[..., a:b].argmax(-1) for a, b in self._segments], dim=-1)
 
     def together(self, utilities: torch.Tensor, obs: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -172,22 +163,10 @@ class QMIX:
         self.network = self.online.agents
         self.optimizer = FlatAdam(self.online, config.adam_eps)
         self.target = TargetNetwork(self.online, self.optimizer)
-        make_buffer = functools.partial(
-            SequenceBuffer, config.buffer_size // config.sequence_length, config.burn_in,
-            config.sequence_length, states_before=self._states_before,
-        )  # fmt: skip
-        self.replayed: Replayed[DrawnSequences] = Replayed(
-            config, device, seed, reward_scale, reward_clip, make_buffer,
-            SequenceBuffer.sequences, config.train_batch_size * config.sequence_length,
-        )  # fmt: skip
-        self.means = Means()
-
-    def _states_before(self, batch: Batch, t: np.ndarray, b: np.ndarray) -> np.ndarray:
-        if not self.network.state_size:
-            return np.zeros((len(t), 0), np.float32)
-        return states_before(
-            self.network, ObservationRows.of_batch(batch, self.device), batch, t, b
+        self.replayed = replayed_sequences(
+            config, self.network, device, seed, reward_scale, reward_clip
         )
+        self.means = Means()
 
     def update(self, batch: Batch, env_steps: int) -> dict[str, float]:
         """Takes a batch in, and makes the gradient steps that are due.

@@ -26,31 +26,25 @@ Source: Kapturowski et al., Recurrent Experience Replay in Distributed Reinforce
 
 from __future__ import annotations
 
-import functools
-
-import numpy as np
 import torch
 
 from policy_server.algorithms.finite import check_finite
 from policy_server.algorithms.means import Means
-from policy_server.algorithms.observations import ObservationRows
+from policy_server.algorithms.ops.masking import masked
 from policy_server.algorithms.ops.rescaling import rescaled, unscaled
 from policy_server.algorithms.ops.sequence_returns import sequence_returns
 from policy_server.algorithms.optimizer import FlatAdam
 from policy_server.algorithms.r2d2_options import R2D2Training
-from policy_server.algorithms.replayed import Drawn, Replayed
+from policy_server.algorithms.replayed import Drawn, replayed_sequences
 from policy_server.algorithms.saved import load_network, network_tensors
-from policy_server.algorithms.sequences import sequence_values, states_before
+from policy_server.algorithms.sequences import sequence_values
 from policy_server.algorithms.target_network import TargetNetwork
 from policy_server.algorithms.trained import seeded
 from policy_server.config import ModelConfig
 from policy_server.networks.recurrent_q import RecurrentQNetwork
-from policy_server.replay.sequences import DrawnSequences, SequenceBuffer
+from policy_server.replay.sequences import DrawnSequences
 from policy_server.stepwise import Steps, at_once
 from policy_server.types import Batch, PolicySpaces, PolicyState
-
-FORBIDDEN = -1e30
-"""Value of a masked action: below all others, and finite."""
 
 
 def r2d2_loss(
@@ -73,9 +67,7 @@ def r2d2_loss(
     done = q[:-1].gather(2, drawn.categories).squeeze(2)  # [L, n]
     with torch.no_grad():
         behind = sequence_values(target, drawn, config.burn_in)
-        means = q if config.double else behind
-        if drawn.mask.shape[2]:
-            means = torch.where(drawn.mask[config.burn_in :] != 0, means, FORBIDDEN)
+        means = masked(q if config.double else behind, drawn.mask[config.burn_in :])
         best = behind.gather(2, means.argmax(2, keepdim=True)).squeeze(2)  # [L + 1, n]
         y = h(
             sequence_returns(
@@ -125,20 +117,10 @@ class R2D2:
         self.network = seeded(lambda: self.make_network(spaces, model, config), seed, device)
         self.optimizer = FlatAdam(self.network, config.adam_eps)
         self.target = TargetNetwork(self.network, self.optimizer)
-        make_buffer = functools.partial(
-            SequenceBuffer, config.buffer_size // config.sequence_length, config.burn_in,
-            config.sequence_length, states_before=self._states_before,
-        )  # fmt: skip
-        self.replayed: Replayed[DrawnSequences] = Replayed(
-            config, device, seed, reward_scale, reward_clip, make_buffer,
-            SequenceBuffer.sequences, config.train_batch_size * config.sequence_length,
-        )  # fmt: skip
-        self.means = Means()
-
-    def _states_before(self, batch: Batch, t: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return states_before(
-            self.network, ObservationRows.of_batch(batch, self.device), batch, t, b
+        self.replayed = replayed_sequences(
+            config, self.network, device, seed, reward_scale, reward_clip
         )
+        self.means = Means()
 
     def update(self, batch: Batch, env_steps: int) -> dict[str, float]:
         """Takes a batch in, and makes the gradient steps that are due.

@@ -10,11 +10,16 @@ from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 import numpy as np
 import torch
 
+from policy_server.algorithms.observations import ObservationRows
 from policy_server.algorithms.replay_options import ReplayTraining
 from policy_server.algorithms.rewards import shaped
+from policy_server.algorithms.sequence_options import SequenceTraining
+from policy_server.algorithms.sequences import states_before
 from policy_server.errors import CheckpointError
+from policy_server.networks.policy import ActingNetwork
 from policy_server.replay.draws import Draws, NothingToDraw, PrioritizedDraws, UniformDraws
 from policy_server.replay.rate_limiter import RateLimiter
+from policy_server.replay.sequences import DrawnSequences, SequenceBuffer
 from policy_server.replay.steps import WITHOUT, StepBuffer, Transitions
 from policy_server.types import Batch
 
@@ -246,4 +251,27 @@ def replayed_steps(
     return Replayed(
         config, device, seed, reward_scale, reward_clip,
         functools.partial(StepBuffer, config.buffer_size), read, config.train_batch_size,
+    )  # fmt: skip
+
+
+def replayed_sequences(
+    config: SequenceTraining,
+    network: ActingNetwork,
+    device: torch.device,
+    seed: int,
+    reward_scale: float,
+    reward_clip: float | None,
+) -> Replayed[DrawnSequences]:
+    """The replay of sequences, each with what `network` remembered before it."""
+
+    def before(batch: Batch, t: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return states_before(network, ObservationRows.of_batch(batch, device), batch, t, b)
+
+    length = config.sequence_length
+    return Replayed(
+        config, device, seed, reward_scale, reward_clip,
+        lambda home: SequenceBuffer(
+            config.buffer_size // length, config.burn_in, length, home, before
+        ),
+        SequenceBuffer.sequences, config.train_batch_size * length,
     )  # fmt: skip

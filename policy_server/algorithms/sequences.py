@@ -82,6 +82,8 @@ def states_before(
 ) -> np.ndarray:
     """What the network would have in memory before steps t of columns b, int64 `[m]` each, with the
     states that came with the unrolls: `[m, S]`."""
+    if not network.state_size:
+        return np.zeros((len(t), 0), np.float32)
     assert batch.state is not None, "the gateway sends states where there is a memory"
     lanes = batch.rewards.shape[1]
     rows = torch.from_numpy(t * lanes + b)

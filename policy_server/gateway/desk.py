@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from policy_server.acting import CLEAN
 from policy_server.callbacks import Callbacks
 from policy_server.config import CollectionConfig
 from policy_server.gateway.checks import ColumnChecks
@@ -38,8 +39,6 @@ FULLY_GROWN = 1 << 62
 """Steps of a policy that is not trained."""
 LEAST_LOG_PROB = -50.0
 """Of an action that was executed instead of the one sent. A ratio to less would overflow."""
-UNPERTURBED = -1
-"""Instead of an episode's number: the policy plays it as it is."""
 
 
 class Served(Protocol):
@@ -327,7 +326,7 @@ class PolicyDesk:
     def _perturb(self, slots: np.ndarray) -> None:
         """Episodes began there: those that are learned from are played with noise."""
         plain = self.ledger.evaluating[slots] | (self.learner is None)
-        self.served.start(slots, np.where(plain, UNPERTURBED, self.ledger.number[slots]))
+        self.served.start(slots, np.where(plain, CLEAN, self.ledger.number[slots]))
 
     def _interrupt(self, slots: np.ndarray) -> None:
         self.accounts.drop(Drop.INTERRUPTED, self.store.abandon(slots))

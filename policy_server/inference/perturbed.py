@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from policy_server.acting import Perturbed
+from policy_server.acting import CLEAN, Perturbed
 from policy_server.config import InferenceConfig
 from policy_server.errors import ConfigError
 from policy_server.inference.few_rows import FewRows
@@ -28,9 +28,6 @@ from policy_server.networks.snapshot import (
 )
 from policy_server.perturbation import perturbed
 from policy_server.types import Leaves
-
-CLEAN = -1
-"""Instead of an episode's number: it is played with the network as it stands."""
 
 
 class PerturbedExecutor:

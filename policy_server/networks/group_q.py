@@ -11,8 +11,8 @@ from policy_server.config import ModelConfig
 from policy_server.networks.policy import ActingNetwork, Observations
 from policy_server.networks.q_network import QNetwork, QOptions
 from policy_server.networks.recurrent_q import RecurrentQNetwork
+from policy_server.networks.turns import Turns
 from policy_server.types import PolicySpaces
-from sim_clients.protocol.spaces import Dict, Discrete
 
 
 class GroupQNetwork(ActingNetwork):
@@ -35,51 +35,35 @@ class GroupQNetwork(ActingNetwork):
         """`spaces`: of each agent, and `leaves`: those of the whole observation that are its own.
         `one_for_all`: all agents must have equal spaces."""
         super().__init__()
-        self._leaves = tuple(leaves)
-        self._agents = len(spaces)
-        self._one_for_all = one_for_all
-        if one_for_all:
-            number = Dict({"own": spaces[0].observation, "number": Discrete(self._agents)})
-            spaces = [PolicySpaces(number, spaces[0].action)]
+        self._turns = Turns(spaces, leaves, one_for_all)
         self._remembers = model.memory != "none"
         each = [
             RecurrentQNetwork(own, model, dueling)
             if self._remembers
             else QNetwork(own, model, QOptions(dueling))
-            for own in spaces
+            for own in self._turns.spaces
         ]
         self.each = nn.ModuleList(each)
-        self.state_size = self._agents * each[0].state_size
+        self.state_size = self._turns.agents * each[0].state_size
 
-    def _seen(self, obs: Observations) -> list[tuple[torch.Tensor, ...]]:
-        """What each network sees: leaves `[n, ...]`, or `[N n, ...]` where there is one for all."""
-        own = [tuple(obs[leaves]) for leaves in self._leaves]
-        if not self._one_for_all:
-            return own
-        together = [torch.cat(leaf) for leaf in zip(*own, strict=True)]
-        number = torch.arange(self._agents, device=together[0].device)
-        return [(*together, number.repeat_interleave(len(own[0][0])))]
-
-    def _apart(self, each: Sequence[torch.Tensor]) -> torch.Tensor:
-        """What the networks said, `[n, ...]` or `[N n, ...]`, side by side: `[n, sum]`."""
-        return torch.cat(each[0].chunk(self._agents) if self._one_for_all else [*each], dim=-1)
+    def _together(self, said: Sequence[torch.Tensor]) -> torch.Tensor:
+        """What the networks said, agent after agent: `[n, sum]`."""
+        return torch.cat(self._turns.apart(said), dim=-1)
 
     def policy(self, obs: Observations) -> torch.Tensor:
         if self._remembers:
             raise TypeError("a network with a memory must be asked by `step`")
-        seen = self._seen(obs)
-        return self._apart([net.policy(own) for net, own in zip(self.each, seen, strict=True)])  # type: ignore[operator]
+        seen = self._turns.seen(obs)
+        return self._together([net.policy(own) for net, own in zip(self.each, seen, strict=True)])  # type: ignore[operator]
 
     def step(self, obs: Observations, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        before = state.chunk(self._agents, dim=1)
-        if self._one_for_all:
-            before = (torch.cat(before),)
+        before = self._turns.remembered(state)
         told = [
             net.step(own, remembered)  # type: ignore[operator]
-            for net, own, remembered in zip(self.each, self._seen(obs), before, strict=True)
+            for net, own, remembered in zip(self.each, self._turns.seen(obs), before, strict=True)
         ]
         heads, after = zip(*told, strict=True)
-        return self._apart(heads), self._apart(after)
+        return self._together(heads), self._together(after)
 
     def warm_up(self, obs: Observations, state: torch.Tensor) -> torch.Tensor:
         """States `[n, S]` behind sequences: leaves `[K, n, ...]` and the states before them."""
@@ -95,15 +79,13 @@ class GroupQNetwork(ActingNetwork):
         steps, n = obs[0].shape[:2]
         if not self._remembers:
             return self.policy([leaf.flatten(0, 1) for leaf in obs]).view(steps, n, -1)
-        before = state.chunk(self._agents, dim=1)
-        if self._one_for_all:
-            before = (torch.cat(before),)
+        before = self._turns.remembered(state)
         # Time comes first, and agents come in front of the rows: [L, n] -> [N n L] -> [L, N n].
-        seen = self._seen([leaf.transpose(0, 1).flatten(0, 1) for leaf in obs])
+        seen = self._turns.seen([leaf.transpose(0, 1).flatten(0, 1) for leaf in obs])
         each = [
             net.values(  # type: ignore[operator]
                 [leaf.view(-1, steps, *leaf.shape[1:]).transpose(0, 1) for leaf in own], remembered
             ).transpose(0, 1)
             for net, own, remembered in zip(self.each, seen, before, strict=True)
         ]  # [n, L, W_i] or [N n, L, W_1]
-        return self._apart(each).transpose(0, 1)
+        return self._together(each).transpose(0, 1)

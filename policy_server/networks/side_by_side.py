@@ -11,8 +11,8 @@ from torch import nn
 from policy_server.config import ModelConfig
 from policy_server.networks.actor import ActorNetwork
 from policy_server.networks.policy import ActingNetwork, Observations
+from policy_server.networks.turns import Turns
 from policy_server.types import ActionLayout, PolicySpaces
-from sim_clients.protocol.spaces import Dict, Discrete
 
 
 class Share(NamedTuple):
@@ -60,15 +60,14 @@ class SideBySide(ActingNetwork):
             self.log_std = nn.Parameter(torch.full((reals,), model.initial_log_std))
         parts = [(own.mask_width, own.reals, own.reals if deviations else 0) for own in layouts]
         self.widths = [sum(part) for part in parts]
-        self._one_for_all = one_for_all
-        seen = [share.spaces for share in self.shares]
-        if one_for_all:
-            number = Discrete(len(seen))
-            whole = Dict({"own": seen[0].observation, "number": number})
-            seen = [PolicySpaces(whole, seen[0].action)]
+        self._turns = Turns(
+            [share.spaces for share in self.shares],
+            [share.leaves for share in self.shares],
+            one_for_all,
+        )
         each = [
             ActorNetwork(own, model, width, squash)
-            for own, width in zip(seen, self.widths, strict=False)
+            for own, width in zip(self._turns.spaces, self.widths, strict=False)
         ]
         if deviations:
             for actor, own in zip(each, layouts, strict=False):
@@ -82,13 +81,10 @@ class SideBySide(ActingNetwork):
 
     def heads(self, obs: Observations) -> list[torch.Tensor]:
         """Each actor's own, `[n, H_i]`: its logits, means, log deviations."""
-        own = [tuple(obs[share.leaves]) for share in self.shares]
-        if not self._one_for_all:
-            return [_head(actor, seen) for actor, seen in zip(self.actors, own, strict=True)]
-        together = [torch.cat(leaf) for leaf in zip(*own, strict=True)]
-        number = torch.arange(len(own), device=together[0].device)
-        number = number.repeat_interleave(len(own[0][0]))
-        return list(_head(self.actors[0], [*together, number]).chunk(len(own)))
+        seen = self._turns.seen(obs)
+        return self._turns.apart(
+            [_head(actor, own) for actor, own in zip(self.actors, seen, strict=True)]
+        )
 
     def policy(self, obs: Observations) -> torch.Tensor:
         heads = torch.cat(self.heads(obs), dim=1)

@@ -89,7 +89,7 @@ def test_the_loss_is_what_it_is_by_hand(masked: bool, double: bool, dueling: boo
     [
         ("steps.rewards + steps.discounts * best", "steps.rewards - steps.discounts * best"),
         ("online.values(steps.next_obs) if config.double", "target.means(behind) if config.double"),
-        ("if steps.next_mask.shape[1]:", "if False:"),
+        ("masked(means, steps.next_mask)", "means"),
         ("target.logits(steps.next_obs)", "online.logits(steps.next_obs)"),
         ("steps.categories[:, 0]]  #", "steps.categories[:, 0] - 1]  #"),
         ("(weights * each).mean()", "each.mean()"),

@@ -76,7 +76,7 @@ def drawn(agents: GroupQNetwork, masked: bool = True, state: bool = True) -> Dra
 @torch.no_grad()
 def remembered(agents: GroupQNetwork, n: int) -> torch.Tensor:
     """States `[n, S]` behind some steps: not every row of numbers is one."""
-    obs = [torch.randn(3, n, 3) for _ in agents._leaves]
+    obs = [torch.randn(3, n, 3) for _ in agents._turns.leaves]
     return agents.warm_up(obs, torch.zeros(n, agents.state_size))
 
 
@@ -204,8 +204,8 @@ def test_without_absolute_weights_it_would_not_be(line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "instead"),
     [
-        ("torch.where(mask != 0, values, FORBIDDEN)", "values"),
-        ("torch.where(mask != 0, values, FORBIDDEN)", "torch.where(mask == 0, values, FORBIDDEN)"),
+        ("masked(values, mask)", "values"),
+        ("masked(values, mask)", "masked(values, 1 - mask)"),
         ("values[..., a:b].argmax(-1)", "values[..., a:b].argmin(-1)"),
     ],
 )
@@ -228,7 +228,7 @@ def group(memory: str, alike: bool) -> GroupQNetwork:
 @pytest.mark.parametrize("memory", MODELS)
 def test_agents_see_nothing_but_their_own(memory: str, alike: bool) -> None:
     made = group(memory, alike)
-    agents, width = len(made._leaves), made.values([torch.zeros(1, 1, 3)] * 3, torch.zeros(1, made.state_size)).shape[2]  # fmt: skip
+    agents, width = len(made._turns.leaves), made.values([torch.zeros(1, 1, 3)] * 3, torch.zeros(1, made.state_size)).shape[2]  # fmt: skip
     obs = [torch.randn(4, 2, 3, requires_grad=True) for _ in range(agents)]
     values = made.values(obs, remembered(made, 2))
     assert values.shape == (4, 2, width)
@@ -245,7 +245,7 @@ def test_agents_see_nothing_but_their_own(memory: str, alike: bool) -> None:
 @pytest.mark.parametrize("memory", MODELS)
 def test_sequences_are_steps_one_after_another(memory: str, alike: bool) -> None:
     made = group(memory, alike)
-    obs = [torch.randn(6, 3, 3) for _ in made._leaves]
+    obs = [torch.randn(6, 3, 3) for _ in made._turns.leaves]
     state = remembered(made, 3)
     with torch.no_grad():
         together = made.values(obs, state)

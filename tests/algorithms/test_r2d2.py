@@ -193,8 +193,8 @@ def test_the_loss_is_that_of_a_loop(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("line", "instead"),
     [
-        ("drawn.mask[config.burn_in :] != 0", "drawn.mask[config.burn_in :] == 0"),
-        ("means = q if config.double", "means = q if not config.double"),
+        ("drawn.mask[config.burn_in :])", "1 - drawn.mask[config.burn_in :])"),
+        ("masked(q if config.double", "masked(q if not config.double"),
         ("drawn.rewards, h_inverse(best)", "drawn.rewards, best"),
         ("torch.where(valid, done - y, 0.0)", "done - y"),
         ("sequence_values(target, drawn", "sequence_values(online, drawn"),

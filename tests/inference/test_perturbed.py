@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from policy_server.acting import Perturbed
+from policy_server.acting import CLEAN, Perturbed
 from policy_server.config import InferenceConfig, ModelConfig, PreprocessingConfig
 from policy_server.errors import ConfigError
 from policy_server.inference import perturbed as executor_page
 from policy_server.inference.deterministic import DeterministicChooser
-from policy_server.inference.perturbed import CLEAN, PerturbedExecutor
+from policy_server.inference.perturbed import PerturbedExecutor
 from policy_server.inference.sampling import FORBIDDEN, Choice
 from policy_server.inference.served import ServedPolicy
 from policy_server.networks import flatten_parameters, load_flat, per_row

@@ -14,10 +14,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from policy_server.algorithms.ops.masking import masked
 from policy_server.types import ActionLayout
-
-FORBIDDEN = -1e30
-"""Logit of a masked option. Its probability is exactly 0, yet 0 * log 0 stays finite."""
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -157,9 +155,7 @@ class HeadLayout:
 
     def _normalize(self, logits: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Log-softmax within each categorical. `[N, W]` -> `[N, W]`."""
-        if mask is not None:
-            assert mask.shape == logits.shape, (mask.shape, logits.shape)
-            logits = torch.where(mask != 0, logits, FORBIDDEN)
+        logits = masked(logits, mask)
         if self.categories == 1:
             return torch.log_softmax(logits, dim=1)
         if self._options:

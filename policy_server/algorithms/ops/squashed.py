@@ -15,8 +15,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import softplus
 
-FORBIDDEN = -1e30
-"""Logit of a masked option. Its probability is exactly 0, yet 0 * log 0 stays finite."""
+from policy_server.algorithms.ops.masking import masked
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -41,9 +40,7 @@ class Squashed(NamedTuple):
         """Reads a head `[N, width + 2 D]` under masks `[N, width]`, or `[N, 0]`: all allowed."""
         logits, mean, log_std = head[:, :width], *head[:, width:].chunk(2, dim=1)
         assert mean.shape == log_std.shape, (head.shape, width)
-        if mask.shape[1]:
-            assert mask.shape == logits.shape, (mask.shape, logits.shape)
-            logits = torch.where(mask != 0, logits, FORBIDDEN)
+        logits = masked(logits, mask)
         log_choices = torch.log_softmax(logits, dim=1) if width else logits
         return cls(log_choices, mean, log_std.clamp(log_std_min, log_std_max))
 
