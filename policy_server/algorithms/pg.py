@@ -130,10 +130,12 @@ class PG:
         return heads
 
     def state(self) -> PolicyState:
-        """All that `load` needs to go on from here; steps whose episode is not over are lost."""
-        return self._trained.state()
+        """All that `load` needs to go on from here; steps whose episode is not over are given up."""
+        lost = self._episodes.given_up + self._episodes.waiting
+        return self._trained.state(given_up=lost)
 
     def load(self, state: PolicyState) -> None:
         """Goes on from what `state` returned. Raises CheckpointError where it does not fit."""
         self._trained.load(state)
         self._episodes = EpisodeAssembler(self.config.gamma)
+        self._episodes.given_up = int(state.data["given_up"])

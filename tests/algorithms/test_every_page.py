@@ -110,7 +110,9 @@ def test_three_updates_and_three_elsewhere_are_six(name: str, model: ModelConfig
     for i, batch in enumerate(played[:3]):
         one.update(batch, 20 * i)
     if name == "PG":  # what waits for the end of its episode is lost, and the page says so
+        waiting, before = one._episodes.waiting, one._episodes.given_up
         one.load(one.state())
+        assert one._episodes.given_up == before + waiting > before
     other.load(one.state())
     for i, batch in enumerate(played[3:]):
         mine, its = one.update(batch, 60 + 20 * i), other.update(batch, 60 + 20 * i)
