@@ -7,7 +7,8 @@ what agent j did, critic i learns
     minimise E[ w (Q_i(x, a_1, ..., a_N) - y_i)^2 ],
 
 with the n-step return R_i of the agent's own rewards (or of the rewards they share) and slow copies
-Q', mu' of critics and actors. Actor i, which sees o_i alone, minimises
+Q', mu' of critics and actors; w are the importance weights of prioritised replay. Actor i, which sees
+o_i alone, minimises
 
     -E[ Q_i(x, a_1, ..., a_i = mu_i(o_i), ..., a_N) ]    (choices: + c E[ mean of logits^2 ]),
 

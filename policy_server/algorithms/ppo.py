@@ -123,6 +123,8 @@ class PPO:
         records: gradient steps are recorded once and replayed.
     """
 
+    Training = PPOTraining
+
     @staticmethod
     def make_network(
         spaces: PolicySpaces, model: ModelConfig, training: PPOTraining

@@ -13,7 +13,7 @@ sequences drawn from a replay buffer,
 
 is minimised; a* are the agents' best actions by Q_i (`double`) or by their slow copies, among those
 that are allowed. Where the group tells no state, the mixing network sees what all agents see. With
-`mixer` "vdn" f is the sum.
+`mixer` "vdn" f is the sum. w are the importance weights of prioritised replay.
 
 Source: Rashid et al., QMIX, https://arxiv.org/abs/1803.11485, section 4, equations 5 and 6; Sunehag
 et al., Value-decomposition networks, https://arxiv.org/abs/1706.05296. What can be set is in

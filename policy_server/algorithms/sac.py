@@ -4,7 +4,8 @@ Critics learn, over steps drawn from a replay buffer,
 
     y = R_t + gamma^n V(s_t+n),    minimise E[ w (Q_i(s_t, a_t) - y)^2 / 2 ] for each i,
 
-with n-step returns R_t and the soft value of the present policy under slow copies of the critics,
+with n-step returns R_t, importance weights w of prioritised replay, and the soft value of the present
+policy under slow copies of the critics,
 
     V(s) = E_u[ sum_k pi(k|s) (min_i Q'_i(s, u)[k] - alpha_k log pi(k|s)) - alpha_u log pi(u|s) ].
 
@@ -16,7 +17,7 @@ critics themselves, by way of u = tanh(mean + std * noise). The alphas follow
     minimise  alpha (H - H_target),    H the policy's entropy, of choices and of reals apart.
 
 Source: Haarnoja et al., https://arxiv.org/abs/1801.01290 and https://arxiv.org/abs/1812.05905,
-equations 5 to 7 and 17; choices: Christodoulou, https://arxiv.org/abs/1910.07207; both: Delalleau
+equations 5 to 7 and section 5; choices: Christodoulou, https://arxiv.org/abs/1910.07207; both: Delalleau
 et al., https://arxiv.org/abs/1912.11077. What can be set is in `sac_options`. Where this page
 deviates:
 

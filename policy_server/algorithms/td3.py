@@ -6,7 +6,8 @@ Critics learn, over steps drawn from a replay buffer,
     minimise E[ w (Q_i(s_t, a_t) - y)^2 ] for each i,
 
 with n-step returns R_t and slow copies Q', mu' of critics and actor. Every `policy_delay` steps
-the actor minimises -E[ Q_1(s, mu(s)) ], and the copies move. Actions are in -1..1.
+the actor minimises -E[ Q_1(s, mu(s)) ], and the copies move. Actions are in -1..1; w are the
+importance weights of prioritised replay.
 
 DDPG is the same with one critic, no delay and no noise on the target's actions, and explores by an
 Ornstein-Uhlenbeck process. Noise in the parameters explores, too: its deviation grows or shrinks by
