@@ -408,6 +408,7 @@ def inspect(checkpoint: Path, as_json: bool) -> None:
     """Says what is in a checkpoint, after verifying it."""
     from policy_server.checkpoints.store import CheckpointStore
     from policy_server.display import summary_table
+    from sim_clients.protocol.spaces import from_wire
 
     content = CheckpointStore(checkpoint).load(checkpoint)
     policies = {}
@@ -437,10 +438,15 @@ def inspect(checkpoint: Path, as_json: bool) -> None:
     )
     rows = [
         {"policy": name, **{k: p[k] for k in ("version", "episodes", "parameters")},
-         "observation": str(p["observation"])[:48], "action": str(p["action"])[:32]}
+         "observation": _shortened(str(from_wire(p["observation"])), 48),
+         "action": _shortened(str(from_wire(p["action"])), 32)}
         for name, p in policies.items()
     ]  # fmt: skip
     console.print(summary_table(rows))
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 @main.command()

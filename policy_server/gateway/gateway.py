@@ -507,4 +507,4 @@ class Gateway:
 
 def _space_text(spaces: PolicySpaces) -> str:
     mask = " with a mask" if spaces.mask else ""
-    return f"{str(spaces.observation.to_wire())[:120]} -> {str(spaces.action.to_wire())[:80]}{mask}"
+    return f"{str(spaces.observation)[:160]} -> {str(spaces.action)[:80]}{mask}"

@@ -29,7 +29,8 @@ MAX_CHOICES = 1 << 16  # of all discrete parts of one space together
 
 
 class Space:
-    """Base of all spaces. Two spaces are equal when they read the same on the wire."""
+    """Base of all spaces. Two spaces are equal when they read the same on the wire. `str` is short,
+    for people: numbers are rounded."""
 
     def to_wire(self) -> list[Any]:
         """Nested msgpack arrays, as in `docs/PROTOCOL.md`."""
@@ -59,6 +60,16 @@ def _bound(value: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
+def _brief(array: np.ndarray) -> str:
+    """All numbers of it: one where they are alike, else the first four."""
+    numbers = array.reshape(-1)
+    shown = numbers[:1] if len(np.unique(numbers)) == 1 else numbers[:4]
+    text = ", ".join(f"{number:.6g}" for number in shown.tolist())
+    if len(shown) == 1:
+        return text
+    return f"[{text}{', ...' if len(numbers) > len(shown) else ''}]"
+
+
 @dataclass(frozen=True, eq=False)
 class Box(Leaf):
     """Numbers between `low` and `high` (scalars or arrays of `shape`)."""
@@ -84,6 +95,9 @@ class Box(Leaf):
 
         return ["box", self.dtype.name, list(self.shape), bound(self.low), bound(self.high)]
 
+    def __str__(self) -> str:
+        return f"Box({_brief(self.low)}, {_brief(self.high)}, {self.shape}, {self.dtype.name})"
+
 
 @dataclass(frozen=True, eq=False)
 class Discrete(Leaf):
@@ -101,6 +115,9 @@ class Discrete(Leaf):
 
     def to_wire(self) -> list[Any]:
         return ["discrete", self.dtype.name, self.n, self.start]
+
+    def __str__(self) -> str:
+        return f"Discrete({self.n}, start={self.start})" if self.start else f"Discrete({self.n})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +142,10 @@ class MultiDiscrete(Leaf):
         nvec, start = self.nvec.reshape(-1).tolist(), self.start.reshape(-1).tolist()
         return ["multi_discrete", self.dtype.name, list(self.shape), nvec, start]
 
+    def __str__(self) -> str:
+        start = f", start={_brief(self.start)}" if self.start.any() else ""
+        return f"MultiDiscrete({_brief(self.nvec)}, {self.shape}{start})"
+
 
 @dataclass(frozen=True, eq=False)
 class MultiBinary(Leaf):
@@ -141,6 +162,9 @@ class MultiBinary(Leaf):
     def to_wire(self) -> list[Any]:
         return ["multi_binary", self.dtype.name, list(self.shape)]
 
+    def __str__(self) -> str:
+        return f"MultiBinary({self.shape})"
+
 
 @dataclass(frozen=True, eq=False)
 class Dict(Space):
@@ -151,6 +175,9 @@ class Dict(Space):
     def to_wire(self) -> list[Any]:
         return ["dict", [[key, space.to_wire()] for key, space in self.spaces.items()]]
 
+    def __str__(self) -> str:
+        return f"Dict({', '.join(f'{key}: {space}' for key, space in self.spaces.items())})"
+
 
 @dataclass(frozen=True, eq=False)
 class Tuple(Space):
@@ -160,6 +187,9 @@ class Tuple(Space):
 
     def to_wire(self) -> list[Any]:
         return ["tuple", [space.to_wire() for space in self.spaces]]
+
+    def __str__(self) -> str:
+        return f"Tuple({', '.join(map(str, self.spaces))})"
 
 
 # -- reading a space off the wire ------------------------------------------------------------
