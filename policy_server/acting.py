@@ -1,15 +1,14 @@
 """How a policy acts on what its network says: plain descriptions, which `inference` carries out.
 
 An algorithm's options name one of them (`algorithms.training.Training.acting`). Each also says
-what a greedy action is, for evaluation: it never explores. `explores` is true where what is added
-to the greedy action is there for learning alone, so that a frozen policy does without it; a policy
-that is a distribution keeps drawing from it.
+what a greedy action is, for evaluation: it never explores. A
+frozen policy does without what is there for learning alone: it acts greedily, but where it is a
+distribution it keeps drawing from it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 CLEAN = -1
 """Instead of an episode's number, where `Perturbed` is to play without noise."""
@@ -18,8 +17,6 @@ CLEAN = -1
 @dataclass(frozen=True)
 class Stochastic:
     """Draws from the distribution that the network describes; greedy is its mode."""
-
-    explores: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,6 @@ class EpsilonGreedy:
             go by those without.
     """
 
-    explores: ClassVar[bool] = True
     epsilon: tuple[tuple[int, float], ...]
     noisy: bool = False
 
@@ -46,7 +42,6 @@ class LaneEpsilons:
     sequence, so that lanes are spread evenly over [0, 1) however many there are
     (https://arxiv.org/abs/1803.00933, section 4.1, has i / (N - 1) there)."""
 
-    explores: ClassVar[bool] = True
     base: float = 0.4
     exponent: float = 7.0
 
@@ -61,7 +56,6 @@ class SquashedGaussian:
         log_std_min, log_std_max: log deviations are clipped to them.
     """
 
-    explores: ClassVar[bool] = False
     random_steps: int = 0
     log_std_min: float = -20.0
     log_std_max: float = 2.0
@@ -82,7 +76,6 @@ class NoisyActions:
             the network itself; greedy actions are the latter (https://arxiv.org/abs/1706.01905).
     """
 
-    explores: ClassVar[bool] = True
     deviation: float = 0.1
     reversion: float = 0.0
     random_steps: int = 0
@@ -99,7 +92,6 @@ class Perturbed:
         deviation: of the noise, in every parameter.
     """
 
-    explores: ClassVar[bool] = True
     deviation: float = 0.02
 
 

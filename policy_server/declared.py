@@ -81,7 +81,8 @@ def _declared(settings: Settings) -> dict[str, Group]:
         return {}
     finally:
         for one in envs:
-            one.close()
+            with contextlib.suppress(Exception):
+                one.close()
     raise AssertionError("a simulator that does not ask for a client")
 
 

@@ -138,4 +138,4 @@ class PG:
         """Goes on from what `state` returned. Raises CheckpointError where it does not fit."""
         self._trained.load(state)
         self._episodes = EpisodeAssembler(self.config.gamma)
-        self._episodes.given_up = int(state.data["given_up"])
+        self._episodes.given_up = int(state.data.get("given_up", 0))

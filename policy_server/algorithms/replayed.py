@@ -132,12 +132,13 @@ class Replayed(Generic[Item]):
         if judge is not None:
             self._judge(new, judge)
         due = self._limiter.insert(self.buffer.steps_of(new))
-        if not len(new):
+        if not len(new) and not self.buffer.items:
             self._say_nothing_to_draw()
-        for _ in range(due):
+        for made in range(due):
             try:
                 drawn = self._draw()
             except NothingToDraw:
+                self._limiter.forgive(due - made)
                 self._say_nothing_to_draw()
                 return
             yield drawn

@@ -11,16 +11,17 @@ from policy_server.algorithms.replay_options import ReplayTraining
 
 @dataclass(frozen=True)
 class SequenceTraining(ReplayTraining):
-    """Base of their options. A gradient step takes `train_batch_size` sequences, and counts as
-    `train_batch_size` * `sequence_length` samples.
+    """Base of their options.
 
     Attributes:
+        train_batch_size: sequences of one gradient step, which counts as so many times
+            `sequence_length` samples.
         sequence_length: steps of a sequence that are learned from.
         burn_in: steps in front of them that only bring the memory up to date, where there is one,
             <= sequence_length.
         rollout_fragment_length: steps of one unroll; the longer, the more sequences have a burn-in.
-        epsilon: share of random actions, of each agent by itself, over the policy's steps: [[step,
-            value], ...], linear in between, constant behind the last.
+        epsilon: share of random actions (in a group, of each agent's) over the policy's steps:
+            [[step, value], ...], linear in between, constant behind the last.
         double: the online network chooses the action whose value the target network gives.
         dueling: a stream for the observation's value and one for the actions' advantages.
 

@@ -27,7 +27,7 @@ class TargetNetwork(Generic[Network]):
         learning = [p for p in self.network.parameters() if p.requires_grad]
         self.network.requires_grad_(False).eval()
         self._followed = optimizer
-        self._buffers = list(zip(self.network.buffers(), network.buffers(), strict=True))
+        self._source = network
         self._weights = one_vector(learning)
         assert self._weights.shape == optimizer.weights.shape
 
@@ -39,5 +39,5 @@ class TargetNetwork(Generic[Network]):
         Source: Lillicrap et al., https://arxiv.org/abs/1509.02971, section 3.
         """
         self._weights.lerp_(self._followed.weights, tau)
-        for mine, theirs in self._buffers:
+        for mine, theirs in zip(self.network.buffers(), self._source.buffers(), strict=True):
             mine.copy_(theirs)

@@ -219,6 +219,13 @@ class ColumnChecks:
         if columns.finals is not None:
             rows, leaves_ = columns.finals
             given[rows] = True
+            stray = given & ((columns.flags & Flag.ENDED) == 0)
+            if stray.any():
+                raise RowError(
+                    int(np.flatnonzero(stray)[0]),
+                    ErrorCode.BAD_OBSERVATION,
+                    "expected extras.final_obs of episodes that end, got one of a row without an ending",
+                )
             for column, (path, leaf) in zip(leaves_, self.observation, strict=True):
                 check_leaf(column, leaf, f"final_obs{path}", ErrorCode.BAD_OBSERVATION, rows)
         missing = truncated & ~given

@@ -32,6 +32,7 @@ from policy_server.gateway.replies import Replies
 from policy_server.gateway.request import Request, environments, place
 from policy_server.gateway.row_error import RowError
 from policy_server.gateway.session import Frames, Peer, Session, SessionTable, error_frame
+from policy_server.gateway.space_texts import mismatch_text, space_text
 from policy_server.gateway.template import StepTemplate
 from policy_server.gateway.waiting import WaitingRoom
 from policy_server.gateway.work import Work
@@ -139,7 +140,7 @@ class Gateway:
                 # A network of the user's own, say: it will fail again, however often it is tried.
                 log.exception("policy '%s' cannot be built", policy)
                 text = (
-                    f"policy '{policy}' cannot be built for {_space_text(spaces)}: "
+                    f"policy '{policy}' cannot be built for {space_text(spaces)}: "
                     f"{type(error).__name__}; the server's log says why."
                 )
                 raise ProtocolError(ErrorCode.INTERNAL, text, fatal=True) from error
@@ -147,7 +148,7 @@ class Gateway:
             raise ProtocolError(
                 ErrorCode.SPACE_MISMATCH,
                 f"group '{spec.name}' maps to policy '{policy}', whose spaces are "
-                f"{_space_text(desk.spaces)}; got {_space_text(spaces)}.",
+                f"{mismatch_text(desk.spaces, spaces)}.",
                 fatal=True,
             )
         return desk
@@ -503,8 +504,3 @@ class Gateway:
             "training": self._training,
             "failure": self.failure,
         }
-
-
-def _space_text(spaces: PolicySpaces) -> str:
-    mask = " with a mask" if spaces.mask else ""
-    return f"{str(spaces.observation)[:160]} -> {str(spaces.action)[:80]}{mask}"

@@ -20,7 +20,7 @@ from sim_clients.protocol.spaces import Box, Discrete
 class AutoregressiveChooser:
     """Draws from the distribution that an encoding describes."""
 
-    remembers = False
+    remembers, explores = False, False
 
     def __init__(self, layout: ActionLayout, network: ActingNetwork):
         assert network.autoregressive is not None

@@ -34,10 +34,12 @@ class Chooser(Protocol):
     """Attributes:
     noise_width: uniforms needed per action.
     remembers: it must be told where episodes begin.
+    explores: what it adds to greedy actions is there for learning alone.
     """
 
     noise_width: int
     remembers: bool
+    explores: bool
 
     def choose(
         self,

@@ -11,7 +11,7 @@ from policy_server.types import ActionLayout
 class DeterministicChooser:
     """Takes the best of what is allowed. What is certain has log-probability 0."""
 
-    remembers = False
+    remembers, explores = False, False
     noise_width = 0
 
     def __init__(self, layout: ActionLayout):

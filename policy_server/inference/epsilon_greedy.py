@@ -20,7 +20,7 @@ from."""
 class EpsilonGreedyChooser:
     """Carries out `acting.EpsilonGreedy`, for each categorical by itself."""
 
-    remembers = False
+    remembers, explores = False, True
 
     def __init__(self, layout: ActionLayout, acting: EpsilonGreedy):
         self._sampler = Sampler(layout)

@@ -24,7 +24,7 @@ class NoisyActionsChooser:
         self._uniform = UniformChooser(layout)
         self._reals = layout.reals
         self.noise_width = 2 * layout.reals
-        self.remembers = acting.reversion > 0.0
+        self.remembers, self.explores = acting.reversion > 0.0, True
         self._processes = np.zeros((0, layout.reals))  # by slot, in units of the deviation
 
     def choose(

@@ -21,7 +21,7 @@ class OwnChooser:
     so depends on who else is in the batch: drawing row by row would take as long as all else.
     """
 
-    remembers = False
+    remembers, explores = False, False
     noise_width = 1
 
     def __init__(self, layout: ActionLayout, own: type[OwnDistribution]):

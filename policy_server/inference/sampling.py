@@ -114,7 +114,7 @@ def _choose(
 class Sampler:
     """Draws from the distribution that a head describes."""
 
-    remembers = False
+    remembers, explores = False, False
 
     def __init__(self, layout: ActionLayout):
         self.layout = layout

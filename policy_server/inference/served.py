@@ -33,7 +33,7 @@ class ServedPolicy:
         sees_as_sent: `see` does nothing.
         states: what the lanes remember, where the network has a memory.
         perturbs: it must be told which episodes begin (`start`).
-        explores: as its `acting`; a frozen policy does without.
+        explores: as its chooser; a frozen policy does without.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class ServedPolicy:
             network, self.learner_spaces.observation, inference
         )
         self.perturbs = self._perturbed is not None
-        self.explores = acting.explores
         self._chooser = chooser_for(network, self.layout, acting)
+        self.explores = self._chooser.explores
         self.states = LaneStates(network.state_size)
         self._remembers = self._chooser.remembers or self.states.size > 0
         self.sees_as_sent = self._preprocessor.nothing and not self._remembers

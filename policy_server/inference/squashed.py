@@ -21,7 +21,7 @@ EDGE = 1.0 - 1e-6
 class SquashedChooser:
     """Carries out `acting.SquashedGaussian`. Reals are in -1..1."""
 
-    remembers = False
+    remembers, explores = False, False
 
     def __init__(self, layout: ActionLayout, acting: SquashedGaussian):
         self._acting = acting

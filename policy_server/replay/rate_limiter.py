@@ -8,7 +8,7 @@ the learner owes
 and pays in gradient steps of `batch_size` samples while debt >= batch_size. So |debt| stays below
 one batch (synchronous collection: simulators wait meanwhile). Where simulators do not wait for a
 learner that is too slow, it pays at most `most_steps` gradient steps at a time; the rest is
-forgiven, and counted.
+forgiven, and counted. So is what cannot be paid because nothing can be drawn.
 
 Source: the SampleToInsertRatio of Cassirer et al. (Reverb), https://arxiv.org/abs/2102.04736.
 """
@@ -64,6 +64,11 @@ class RateLimiter:
         if owed > steps_now:
             self.forgiven += (owed - steps_now) * self._batch
         return steps_now
+
+    def forgive(self, steps: int) -> None:
+        """So many of the gradient steps that were to be made now could not be."""
+        self.sampled -= steps * self._batch
+        self.forgiven += steps * self._batch
 
     @property
     def metrics(self) -> dict[str, float]:

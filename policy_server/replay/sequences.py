@@ -267,6 +267,7 @@ class SequenceBuffer:
                 came = "nothing" if stored is None else f"shape {list(stored.shape)}"
                 wanted = [self.items, *column.shape[1:]]
                 raise CheckpointError(
-                    f"replay buffer, {name}: expected shape {wanted}, got {came}."
+                    f"replay buffer, {name}: expected shape {wanted}, got {came}: set the same "
+                    f"training.sequence_length and training.burn_in, or {WITHOUT}."
                 )
             column[: self.items] = torch.from_numpy(stored)

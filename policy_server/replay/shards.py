@@ -17,7 +17,7 @@ import torch
 
 from policy_server.errors import CheckpointError, ConfigError
 from policy_server.networks.snapshot import as_tensor
-from policy_server.replay.draws import PrioritizedDraws
+from policy_server.replay.draws import NothingToDraw, PrioritizedDraws
 from policy_server.replay.steps import WITHOUT, StepBuffer, Transitions
 from policy_server.types import Batch
 
@@ -64,8 +64,11 @@ class ReplayPart:
         return self._buffer.drawable(places)
 
     def draw(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Places, and each one's p^alpha."""
-        return self._draws.pick(n)
+        """Places, and each one's p^alpha; none where nothing can be learned from yet."""
+        try:
+            return self._draws.pick(n)
+        except NothingToDraw:
+            return np.zeros(0, np.int64), np.zeros(0)
 
     def transitions(self, places: np.ndarray, n_step: int, gamma: float) -> list[np.ndarray]:
         """Columns of `Transitions`, one after another."""
@@ -174,12 +177,21 @@ class ShardedSteps:
         """As `Draws.draw`."""
         self._settle()
         masses = np.array([stock.mass for stock in self._stocks])
-        total = masses.sum()
-        counts = self._rng.multinomial(n, masses / total)
-        calls = {i: self._parts[i].draw.remote(int(k)) for i, k in enumerate(counts) if k}
-        drawn = {part: ray.get(call) for part, call in calls.items()}
-        places = [part + self._count * there for part, (there, _) in drawn.items()]
-        share = np.concatenate([mass for _, mass in drawn.values()]) / total
+        total, left = masses.sum(), n
+        places, drawn = [], []
+        while left:
+            if not masses.any():
+                raise NothingToDraw
+            counts = self._rng.multinomial(left, masses / masses.sum())
+            calls = {i: self._parts[i].draw.remote(int(k)) for i, k in enumerate(counts) if k}
+            for part, call in calls.items():
+                there, mass = ray.get(call)
+                places.append(part + self._count * there)
+                drawn.append(mass)
+                left -= len(there)
+                if not len(there):
+                    masses[part] = 0.0  # the others draw for it
+        share = np.concatenate(drawn) / total
         weights = (self.items * share) ** -self._beta
         return np.concatenate(places), (weights / weights.max()).astype(np.float32)
 

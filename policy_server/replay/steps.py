@@ -308,7 +308,8 @@ class StepBuffer:
             if stored is None or stored.shape != (filled, *column.shape[1:]):
                 came = "nothing" if stored is None else f"shape {list(stored.shape)}"
                 raise CheckpointError(
-                    f"replay buffer, {name}: expected shape {[filled, *column.shape[1:]]}, got {came}."
+                    f"replay buffer, {name}: expected shape {[filled, *column.shape[1:]]}, got {came}: "
+                    f"{WITHOUT}."
                 )
             column[:filled] = (
                 torch.from_numpy(stored) if isinstance(column, torch.Tensor) else stored

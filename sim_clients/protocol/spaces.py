@@ -70,6 +70,10 @@ def _brief(array: np.ndarray) -> str:
     return f"[{text}{', ...' if len(numbers) > len(shown) else ''}]"
 
 
+def _unusual(dtype: np.dtype, usual: str) -> str:
+    return "" if dtype.name == usual else f", {dtype.name}"
+
+
 @dataclass(frozen=True, eq=False)
 class Box(Leaf):
     """Numbers between `low` and `high` (scalars or arrays of `shape`)."""
@@ -117,7 +121,8 @@ class Discrete(Leaf):
         return ["discrete", self.dtype.name, self.n, self.start]
 
     def __str__(self) -> str:
-        return f"Discrete({self.n}, start={self.start})" if self.start else f"Discrete({self.n})"
+        start = f", start={self.start}" if self.start else ""
+        return f"Discrete({self.n}{start}{_unusual(self.dtype, 'int64')})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +149,8 @@ class MultiDiscrete(Leaf):
 
     def __str__(self) -> str:
         start = f", start={_brief(self.start)}" if self.start.any() else ""
-        return f"MultiDiscrete({_brief(self.nvec)}, {self.shape}{start})"
+        dtype = _unusual(self.dtype, "int64")
+        return f"MultiDiscrete({_brief(self.nvec)}, {self.shape}{start}{dtype})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +169,7 @@ class MultiBinary(Leaf):
         return ["multi_binary", self.dtype.name, list(self.shape)]
 
     def __str__(self) -> str:
-        return f"MultiBinary({self.shape})"
+        return f"MultiBinary({self.shape}{_unusual(self.dtype, 'int8')})"
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,9 +61,33 @@ def test_nothing_to_draw_is_said_once_and_waited_out(
     assert [k for k in learned if not np.array_equal(before[k], after[k])] == []
     assert [r.getMessage() for r in caplog.records if "Replay: expected" in r.getMessage()] != []
     assert len(caplog.records) == 1
+    assert made.replayed.metrics["samples_per_insert"] == 0.0
     for batch in batches[5:]:  # now there is something
         made.update(batch, 0)
     assert not all(np.array_equal(before[k], made.state().tensors[k]) for k in learned)
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_what_could_not_be_drawn_is_forgiven(name: str) -> None:
+    of, made = for_masks(name)
+    for batch in some_batches(of, made, 6):
+        metrics = made.update(all_truncated(batch), 0)
+    forgiven, owed = metrics["samples_forgiven"], metrics["samples_owed"]
+    if metrics["replay_size"]:
+        inserted = 6 * 20
+        assert forgiven + owed == 2.0 * (inserted - 30)
+        assert owed < 8 <= forgiven
+    else:  # sequences without steps to learn from are not kept at all
+        assert forgiven == owed == 0.0
+
+
+def test_one_short_batch_is_no_alarm(caplog: pytest.LogCaptureFixture) -> None:
+    of, made = for_masks("R2D2")
+    with caplog.at_level(logging.WARNING):
+        first, second = some_batches(of, made, 2)
+        made.update(first, 0)
+        made.update(all_truncated(second), 0)
+    assert not caplog.records
 
 
 def stored(name: str, **options: Any) -> Any:
@@ -85,6 +109,7 @@ def stored(name: str, **options: Any) -> Any:
         ("R2D2", {"prioritized": False}, {"prioritized": True}, "no priorities"),
         ("DQN", {}, {"buffer_size": 500}, "400 rows and training.buffer_size = 500"),
         ("R2D2", {}, {"buffer_size": 500}, "training.sequence_length"),
+        ("R2D2", {}, {"burn_in": 1}, "training.burn_in"),
     ],
 )
 def test_a_stored_buffer_that_does_not_fit_is_refused_and_may_be_left_out(

@@ -17,8 +17,10 @@ class Mixed(nn.Module):
         self.learns = nn.Linear(2, 3)
         self.fixed = nn.Linear(2, 3).requires_grad_(False)
         self.counts = nn.BatchNorm1d(3)
+        self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen = self.seen + 1.0  # another tensor each time
         return self.counts(self.learns(x)) + self.fixed(x)
 
 
@@ -39,6 +41,7 @@ def test_it_follows() -> None:
     assert torch.equal(target.network.fixed.weight, fixed)
     assert torch.equal(target.network.counts.running_mean, network.counts.running_mean)
     assert int(target.network.counts.num_batches_tracked) == 3
+    assert float(target.network.seen) == 3.0
     target.follow(1.0)
     for mine, theirs in zip(target.network.parameters(), network.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs)

@@ -20,9 +20,14 @@ class Numbers(gymnasium.Env[Any, Any]):
     observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
     action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
 
-    def __init__(self, trouble: bool = False):
-        if trouble:
+    def __init__(self, trouble: str = ""):
+        self.trouble = trouble
+        if trouble == "make":
             raise KeyError("no licence")
+
+    def close(self) -> None:
+        if self.trouble == "close":
+            raise RuntimeError("never reset")
 
 
 @pytest.fixture(autouse=True)
@@ -48,4 +53,5 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_an_environment_that_cannot_be_made_has_its_own_words_later() -> None:
-    check_declared(settings("DQN", env_kwargs={"trouble": True}))
+    check_declared(settings("DQN", env_kwargs={"trouble": "make"}))
+    check_declared(settings("SAC", env_kwargs={"trouble": "close"}))

@@ -387,6 +387,31 @@ def test_rewards_told_apart_that_do_not_add_up_hurt_nobody_else(world):
     w.balances()
 
 
+def test_a_last_observation_of_an_episode_that_goes_on_is_refused(free):
+    peer = Peer(free)
+    peer.hello()
+    peer.step()
+    final = {"final_obs": [np.array([1], "<u4").tobytes(), [bytes(12)]]}
+    error = peer.step(flags=b"\0\0", extras=final)
+    assert (error.code, error.fatal) == ("bad_observation", False)
+    assert "a row without an ending" in error.text
+    assert kind(peer.step(flags=b"\0\3", extras=final)) == "Actions", "this one ends"
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"action_space": Discrete(4, dtype="int32")}, "Discrete(4, int32)"),
+        ({"observation_space": Box(-10, 10 + 1e-5, (3,))}, "which differs in observation"),
+    ],
+)
+def test_spaces_that_look_alike_are_told_apart(free, changes, where):
+    Peer(free, b"a").hello()
+    error = Peer(free, b"b", specs=(SPEC._replace(**changes),)).hello(run_id=b"b" * 16)
+    assert error.code == "space_mismatch"
+    assert where in error.text
+
+
 @pytest.mark.parametrize("algorithm", ["DQN", "ApexDQN", "DDPG", "SAC", "ES", "PPO"])
 def test_a_frozen_policy_does_without_noise_that_is_there_for_learning(world, algorithm):
     acts = Discrete(4) if algorithm in ("DQN", "ApexDQN") else Box(-1, 1, (2,))
@@ -398,6 +423,18 @@ def test_a_frozen_policy_does_without_noise_that_is_there_for_learning(world, al
         reply = peer.step(obs=np.ones((64, 3)), flags=bytes([i == 0]) * 64)
         seen |= set(np.frombuffer(reply.groups[0].actions[0], "<i8").tolist())
     assert (len(seen) == 1) == (algorithm not in ("PPO", "SAC"))
+
+
+def test_a_frozen_policy_that_draws_its_choices_goes_on_to(world):
+    names = ("x", "y")
+    seen = Dict({"agents": Dict(dict.fromkeys(names, Box(-9, 9, (3,))))})
+    acts = Dict(dict.fromkeys(names, Discrete(3)))
+    w = world(algorithm="MADDPG", multi_agent={"policies_to_train": []})
+    peer = Peer(w, specs=(GroupSpec("agent", seen, acts, 64),))
+    assert isinstance(peer.hello(), Welcome)
+    group = StepGroup(None, b"\1" * 64, bytes(4 * 64), [bytes(12 * 64)] * 2)
+    (reply,) = peer.send(encode(Step(1, [group])))
+    assert len(set(np.frombuffer(reply.groups[0].actions[0], "<i8").tolist())) == 3
 
 
 def test_limits(world):

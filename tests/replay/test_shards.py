@@ -18,6 +18,7 @@ from policy_server.algorithms.apex_options import ApexDQNTraining
 from policy_server.config import ModelConfig
 from policy_server.errors import CheckpointError, ConfigError
 from policy_server.networks import build_network
+from policy_server.replay.draws import NothingToDraw
 from policy_server.replay.shards import Priorities, ShardedSteps
 from policy_server.replay.steps import StepBuffer, Transitions
 from policy_server.server import start_ray
@@ -128,6 +129,34 @@ def test_every_step_is_drawn_by_its_share_of_all_priorities(filled: Filled) -> N
         expected = draws * n * part_share * masses[mine] / masses[mine].sum()
         got = np.array([counts[place] for place in places[mine].tolist()])
         assert (np.abs(got - expected) < 5 * np.sqrt(expected) + 1).all()
+
+
+def cut_off(batch: Batch, lanes: np.ndarray) -> Batch:
+    """Each step of these lanes is an episode that was truncated."""
+    batch.terminated[:, lanes], batch.truncated[:, lanes] = False, True
+    batch.final_index = np.argwhere(batch.truncated)
+    t, b = batch.final_index.T
+    batch.final_obs = tuple(leaf[1:][t, b] for leaf in batch.obs)
+    return batch
+
+
+def test_a_part_of_which_nothing_can_be_drawn_yet_is_drawn_for() -> None:
+    """Masked, a step whose episode was truncated is never learned from."""
+    odd = np.array([1, 3])
+    batch = cut_off(played(0), odd)
+    steps = ShardedSteps(2, 400, PRIORITIES, 0)
+    _, places = steps.insert(batch, batch.rewards)
+    can = steps.drawable(places)
+    assert can[places % 2 == 0].any()
+    assert not can[places % 2 == 1].any()
+    for _ in range(10):
+        drawn, weights = steps.draw(20)
+        assert len(drawn) == len(weights) == 20
+        assert steps.drawable(drawn).all()
+    nothing = ShardedSteps(2, 400, PRIORITIES, 0)
+    nothing.insert(cut_off(played(0), np.arange(5)), batch.rewards)
+    with pytest.raises(NothingToDraw):
+        nothing.draw(20)
 
 
 def made(seed: int, **options: Any) -> ApexDQN:

@@ -29,6 +29,8 @@ from sim_clients.protocol.spaces import (
         (MultiDiscrete([3, 2]), "MultiDiscrete([3, 2], (2,))"),
         (MultiDiscrete([3, 2], start=[0, 5]), "MultiDiscrete([3, 2], (2,), start=[0, 5])"),
         (MultiBinary(3), "MultiBinary((3,))"),
+        (Discrete(4, dtype="int32"), "Discrete(4, int32)"),
+        (MultiBinary(3, dtype="uint8"), "MultiBinary((3,), uint8)"),
         (
             Dict({"a": Discrete(2), "b": Tuple([Box(0, 1), Discrete(2)])}),
             "Dict(a: Discrete(2), b: Tuple(Box(0, 1, (), float32), Discrete(2)))",
