@@ -134,7 +134,7 @@ class SAC:
     ) -> ActorNetwork:
         """The actor: logits, means and log deviations."""
         layout = ActionLayout(spaces.action)
-        return ActorNetwork(spaces, model, layout.mask_width + 2 * layout.reals)
+        return ActorNetwork(spaces, model, layout.mask_width + 2 * layout.reals, fan_in=True)
 
     def __init__(
         self,
@@ -152,7 +152,9 @@ class SAC:
         outputs = max(1, layout.mask_width)
         self.network = seeded(lambda: self.make_network(spaces, model, config), seed, device)
         self.critics = seeded(
-            lambda: Critics(CRITICS, spaces, model, layout.reals, outputs), seed + 1, device
+            lambda: Critics(CRITICS, spaces, model, layout.reals, outputs, fan_in=True),
+            seed + 1,
+            device,
         )
         self.alphas = Alphas(2, config.initial_alpha).to(device)
         self.optimizer = FlatAdam(self.network, config.adam_eps)

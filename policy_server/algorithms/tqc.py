@@ -72,7 +72,7 @@ class TQC:
         spaces: PolicySpaces, model: ModelConfig, training: TQCTraining
     ) -> ActorNetwork:
         """The actor: means and log deviations."""
-        return ActorNetwork(spaces, model, 2 * ActionLayout(spaces.action).reals)
+        return ActorNetwork(spaces, model, 2 * ActionLayout(spaces.action).reals, fan_in=True)
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class TQC:
         self._reals = reals = ActionLayout(spaces.action).reals
         self.network = seeded(lambda: self.make_network(spaces, model, config), seed, device)
         self.critics = seeded(
-            lambda: Critics(config.critics, spaces, model, reals, config.quantiles),
+            lambda: Critics(config.critics, spaces, model, reals, config.quantiles, fan_in=True),
             seed + 1,
             device,
         )

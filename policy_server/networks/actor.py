@@ -7,7 +7,7 @@ from torch import nn
 
 from policy_server.config import ModelConfig
 from policy_server.networks.custom import make_encoder
-from policy_server.networks.mlp import MLP, dense_layer, linear
+from policy_server.networks.mlp import HIDDEN_GAIN, MLP, dense_layer, linear
 from policy_server.networks.policy import ActingNetwork, Observations, PlainPolicy
 from policy_server.networks.precision import computed_in
 from policy_server.types import PolicySpaces
@@ -19,10 +19,20 @@ HEAD_GAIN = 0.01
 class ActorNetwork(ActingNetwork):
     """Encoder, hidden layers and a linear head of `width` columns, or tanh of one (`squash`)."""
 
-    def __init__(self, spaces: PolicySpaces, model: ModelConfig, width: int, squash: bool = False):
+    def __init__(
+        self,
+        spaces: PolicySpaces,
+        model: ModelConfig,
+        width: int,
+        squash: bool = False,
+        *,
+        fan_in: bool = False,
+    ):
+        """`fan_in`: hidden layers begin as in `mlp.linear` without a gain."""
         super().__init__()
         self.encoder = make_encoder(spaces, model)
-        self.body = MLP(self.encoder.outputs, model.hidden, model.activation, model.layer_norm)
+        hidden = (model.hidden, model.activation, model.layer_norm)
+        self.body = MLP(self.encoder.outputs, *hidden, None if fan_in else HIDDEN_GAIN)
         self.head = linear(self.body.outputs, width, HEAD_GAIN)
         self.squash = squash
         self._precision = model.precision
@@ -75,13 +85,23 @@ class Critic(nn.Module):
     Shapes: observations of n, reals `[n, D]` -> float32 `[n, outputs]`.
     """
 
-    def __init__(self, spaces: PolicySpaces, model: ModelConfig, reals: int, outputs: int):
+    def __init__(
+        self,
+        spaces: PolicySpaces,
+        model: ModelConfig,
+        reals: int,
+        outputs: int,
+        *,
+        fan_in: bool = False,
+    ):
+        """`fan_in`: dense layers begin as in `mlp.linear` without a gain."""
         super().__init__()
         self.encoder = make_encoder(spaces, model)
         self._precision = model.precision
         inputs = self.encoder.outputs + reals
-        self.body = MLP(inputs, model.hidden, model.activation, model.layer_norm)
-        self.head = linear(self.body.outputs, outputs, 1.0)
+        hidden = (model.hidden, model.activation, model.layer_norm)
+        self.body = MLP(inputs, *hidden, None if fan_in else HIDDEN_GAIN)
+        self.head = linear(self.body.outputs, outputs, None if fan_in else 1.0)
 
     def forward(self, obs: Observations, reals: torch.Tensor) -> torch.Tensor:
         with computed_in(self._precision, obs):
@@ -100,10 +120,20 @@ class Critics(nn.Module):
     """
 
     def __init__(
-        self, number: int, spaces: PolicySpaces, model: ModelConfig, reals: int, outputs: int
+        self,
+        number: int,
+        spaces: PolicySpaces,
+        model: ModelConfig,
+        reals: int,
+        outputs: int,
+        *,
+        fan_in: bool = False,
     ):
+        """`fan_in`: as in `Critic`."""
         super().__init__()
-        self.each = nn.ModuleList(Critic(spaces, model, reals, outputs) for _ in range(number))
+        self.each = nn.ModuleList(
+            Critic(spaces, model, reals, outputs, fan_in=fan_in) for _ in range(number)
+        )
 
     def forward(self, obs: Observations, reals: torch.Tensor) -> torch.Tensor:
         return torch.stack([critic(obs, reals) for critic in self.each])

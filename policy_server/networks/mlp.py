@@ -50,10 +50,15 @@ def orthogonal(layer: nn.Linear | nn.Conv2d, gain: float) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
-    """A dense layer with orthogonal weights and no bias at first."""
+def linear(inputs: int, outputs: int, gain: float | None) -> nn.Linear:
+    """A dense layer with orthogonal weights and no bias at first; without a gain, with both uniform
+    in +-1 / sqrt(inputs).
+
+    Source: Lillicrap et al., https://arxiv.org/abs/1509.02971, section 7; torch has it so.
+    """
     layer = nn.Linear(inputs, outputs)
-    orthogonal(layer, gain)
+    if gain is not None:
+        orthogonal(layer, gain)
     return layer
 
 
@@ -81,13 +86,21 @@ class MLP(nn.Module):
     Shapes: `[n, inputs]` -> `[n, outputs]`; the identity if `hidden` is empty.
     """
 
-    def __init__(self, inputs: int, hidden: tuple[int, ...], activation: str, layer_norm: bool):
+    def __init__(
+        self,
+        inputs: int,
+        hidden: tuple[int, ...],
+        activation: str,
+        layer_norm: bool,
+        gain: float | None = HIDDEN_GAIN,
+    ):
+        """`gain`: as in `linear`."""
         super().__init__()
         self.activation = activation
         self.outputs = hidden[-1] if hidden else inputs
         parts: list[nn.Module] = []
         for units in hidden:
-            parts.append(linear(inputs, units, HIDDEN_GAIN))
+            parts.append(linear(inputs, units, gain))
             if layer_norm:
                 parts.append(nn.LayerNorm(units))
             parts.append(make_activation(activation))
