@@ -87,7 +87,7 @@ BARS = [
         1_000_000,
         "partial_cartpole_ppo.toml",
     ),
-    Bar("R2D2, no velocities", "R2D2", PARTIAL, 150, 1_000_000, "partial_cartpole_r2d2.toml"),
+    Bar("R2D2, no velocities", "R2D2", PARTIAL, 350, 2_000_000, "partial_cartpole_r2d2.toml"),
     # With `mixer = "vdn"` it takes 15,104 steps or more.
     Bar(
         "QMIX two-step game", "QMIX", "two_step_game:TwoStep-v0", 7.5, 12_000, "two_step_game.toml"
