@@ -99,13 +99,13 @@ def test_critics_see_all_and_the_state_but_no_rewards(name: str, share: bool) ->
             assert (slopes[5] != 0).any(0).all()
 
 
-def test_a_leak_shows() -> None:
-    line, instead = "tuple(obs[share.leaves]) for share", "tuple(obs[:1]) for share"
-    kind = broken(side_by_side, line, instead)["SideBySide"]
+def test_a_leak_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    line, instead = "tuple(obs[leaves]) for leaves", "tuple(obs[:1]) for leaves"
     shares = Central(group(CHOICE, 3, state=True, rewards=True)).shares("ONE", False)
     torch.manual_seed(0)
     assert not leaks(side_by_side.SideBySide(shares, MODEL))
-    assert leaks(kind(shares, MODEL))
+    monkeypatch.setattr(side_by_side, "Turns", broken(turns, line, instead)["Turns"])
+    assert leaks(side_by_side.SideBySide(shares, MODEL))
 
 
 @pytest.mark.parametrize("gaussian", [False, True])
