@@ -19,7 +19,7 @@ from policy_server.algorithms.mappo import MAPPO
 from policy_server.algorithms.mappo_options import MAPPOTraining
 from policy_server.config import ModelConfig
 from policy_server.errors import UnsupportedSpaceError
-from policy_server.networks import build_network, side_by_side
+from policy_server.networks import build_network, side_by_side, turns
 from policy_server.networks.central import CentralCritics
 from policy_server.types import PolicySpaces
 from sim_clients.protocol.spaces import Dict
