@@ -17,9 +17,9 @@ critics themselves, by way of u = tanh(mean + std * noise). The alphas follow
     minimise  alpha (H - H_target),    H the policy's entropy, of choices and of reals apart.
 
 Source: Haarnoja et al., https://arxiv.org/abs/1801.01290 and https://arxiv.org/abs/1812.05905,
-equations 5 to 7 and section 5; choices: Christodoulou, https://arxiv.org/abs/1910.07207; both: Delalleau
-et al., https://arxiv.org/abs/1912.11077. What can be set is in `sac_options`. Where this page
-deviates:
+equations 5 to 7 and section 5; choices: Christodoulou, https://arxiv.org/abs/1910.07207; both:
+Delalleau et al., https://arxiv.org/abs/1912.11077. What can be set is in `sac_options`. Where this
+page deviates:
 
 - log alpha is what is stepped, as in the authors' code.
 - Of the actions that an n-step return leads through, only the one behind it, inside V, has its
