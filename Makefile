@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
+# Processes that share the tests; those with whole servers need a core or two each.
+TESTERS ?= 2
 PEERS := rllib-2.30 learning grpc
 
 .PHONY: demo test slow bench peers lint format clean
@@ -10,7 +12,7 @@ demo: .venv/ready
 	$(BIN)/policy-server demo
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist worksteal
 
 slow: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,box2d,mujoco,mpe]"

@@ -238,23 +238,30 @@ def test_only_its_user_can_come_in_and_nothing_is_left_behind():
     assert not directory.exists()
 
 
-def test_what_a_killed_server_left_is_swept_away(monkeypatch, tmp_path):
+@pytest.fixture
+def short_path():
+    """Sockets have paths of at most 107 bytes."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield Path(directory)
+
+
+def test_what_a_killed_server_left_is_swept_away(monkeypatch, short_path):
     """And nothing else: not what is young, in use, or no server's."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(short_path))
     kept = LocalSockets(1024, 4)
     for name in ("killed", "young", "other"):
-        (tmp_path / f"policy-server-socket-{name}").mkdir()
+        (short_path / f"policy-server-socket-{name}").mkdir()
     for name in ("killed", "young"):
         with socket.socket(socket.AF_UNIX) as left:
-            left.bind(str(tmp_path / f"policy-server-socket-{name}" / "socket"))
-    (tmp_path / "policy-server-socket-other" / "socket").write_text("a file")
-    for directory in tmp_path.iterdir():
+            left.bind(str(short_path / f"policy-server-socket-{name}" / "socket"))
+    (short_path / "policy-server-socket-other" / "socket").write_text("a file")
+    for directory in short_path.iterdir():
         if not directory.name.endswith("young"):
             os.utime(directory, (1, 1))
     next_one = LocalSockets.open(1024, 4)
     assert next_one is not None
     left = {
-        directory.name.removeprefix("policy-server-socket-") for directory in tmp_path.iterdir()
+        directory.name.removeprefix("policy-server-socket-") for directory in short_path.iterdir()
     }
     mine = {Path(sockets.path).parent.name[-8:] for sockets in (kept, next_one)}
     assert left == {"young", "other", *mine}

@@ -52,15 +52,17 @@ def one_core() -> Iterator[int]:
 
 
 def test_where_there_is_room_all_of_it_gives_way():
-    places: list[tuple[bool, int]] = []
-    drive = IdleFirst()
-    for _ in range(2):
-        assert drive(steps(time.monotonic() + 0.5, places)) == "done"
-    gave_way = places.count((False, os.SCHED_IDLE))
-    # All of it, unless the machine is busy with something else.
-    assert gave_way > len(places) / 2
-    assert len(places) - gave_way == places.count((True, os.SCHED_OTHER))
-    assert os.sched_getscheduler(0) != os.SCHED_IDLE
+    for _ in range(40):  # the machine may be busy with something else
+        places: list[tuple[bool, int]] = []
+        drive = IdleFirst()
+        for _ in range(2):
+            assert drive(steps(time.monotonic() + 0.25, places)) == "done"
+        gave_way = places.count((False, os.SCHED_IDLE))
+        assert len(places) - gave_way == places.count((True, os.SCHED_OTHER))
+        assert os.sched_getscheduler(0) != os.SCHED_IDLE
+        if gave_way == len(places):
+            break
+    assert gave_way == len(places)
 
 
 @contextmanager
