@@ -19,8 +19,9 @@ from policy_server.errors import CheckpointError
 from policy_server.networks.policy import ActingNetwork
 from policy_server.replay.draws import Draws, NothingToDraw, PrioritizedDraws, UniformDraws
 from policy_server.replay.rate_limiter import RateLimiter
+from policy_server.replay.remedy import WITHOUT
 from policy_server.replay.sequences import DrawnSequences, SequenceBuffer
-from policy_server.replay.steps import WITHOUT, StepBuffer, Transitions
+from policy_server.replay.steps import StepBuffer, Transitions
 from policy_server.types import Batch
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ import torch
 
 from policy_server.errors import CheckpointError
 from policy_server.networks.snapshot import as_tensor
-from policy_server.replay.steps import WITHOUT
+from policy_server.replay.remedy import WITHOUT
 from policy_server.types import Batch
 
 StatesBefore = Callable[[Batch, np.ndarray, np.ndarray], np.ndarray]

@@ -18,7 +18,8 @@ import torch
 from policy_server.errors import CheckpointError, ConfigError
 from policy_server.networks.snapshot import as_tensor
 from policy_server.replay.draws import NothingToDraw, PrioritizedDraws
-from policy_server.replay.steps import WITHOUT, StepBuffer, Transitions
+from policy_server.replay.remedy import WITHOUT
+from policy_server.replay.steps import StepBuffer, Transitions
 from policy_server.types import Batch
 
 

@@ -21,9 +21,9 @@ import torch
 
 from policy_server.errors import CheckpointError, ConfigError
 from policy_server.networks.snapshot import as_tensor
+from policy_server.replay.remedy import WITHOUT
 from policy_server.types import Batch
 
-WITHOUT = "start without it (training.save_replay = false)"
 """The remedy where a stored buffer does not fit."""
 
 

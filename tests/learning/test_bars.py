@@ -69,6 +69,7 @@ BARS = [
     Bar("IMPALA CartPole-v1", "IMPALA", "CartPole-v1", 475, 500_000),
     Bar("APPO CartPole-v1", "APPO", "CartPole-v1", 475, 500_000),
     Bar("DQN CartPole-v1", "DQN", "CartPole-v1", 475, 100_000),
+    Bar("DQN LunarLander-v3", "DQN", "LunarLander-v3", 150, 300_000, minutes=30),
     Bar("Rainbow CartPole-v1", "Rainbow", "CartPole-v1", 450, 150_000),
     Bar("ApexDQN CartPole-v1", "ApexDQN", "CartPole-v1", 400, 500_000),
     Bar("SAC CartPole-v1", "SAC", "CartPole-v1", 450, 100_000),
@@ -102,6 +103,9 @@ BARS = [
     ),
     Bar("MAPPO spread", "MAPPO", "mpe_groups:Spread-v0", -58, 300_000, "mpe_mappo.toml"),
     Bar("PPO arena", "PPO", "arena", 12, 80_000),
+    Bar("PPO against DQN, arena", "PPO", "arena", 12, 80_000, "arena_ppo_dqn.toml"),
+    Bar("PPO against a random agent2, arena", "PPO", "arena", 55, 500_000, "arena_explorer.toml"),
+    Bar("PPO against a random agent1, arena", "PPO", "arena", 40, 900_000, "arena_chaser.toml"),
 ]
 
 
