@@ -1,6 +1,6 @@
 """Every setting with its type, default and meaning, as Markdown, from the dataclasses themselves.
 
-python -m policy_server.settings_reference > docs/SETTINGS.md
+python -m policy_server.settings_reference docs/SETTINGS.md
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import inspect
 import json
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 from policy_server import algorithms, config
@@ -21,7 +22,7 @@ from policy_server.settings import PER_POLICY, training_class
 HEAD = """\
 # Settings
 
-Made by `python -m policy_server.settings_reference > docs/SETTINGS.md`; a test keeps it up to date.
+Made by `python -m policy_server.settings_reference docs/SETTINGS.md`; a test keeps it up to date.
 
 A settings file (`.toml`, `.yaml`, `.json`) has `algorithm` and one table per section:
 
@@ -67,7 +68,10 @@ def section(title: str, type_: type) -> str:
     meanings, hints = _all_attributes(type_), fields_of(type_)
     if set(meanings) != set(hints):
         odd = ", ".join(sorted(set(meanings) ^ set(hints)))
-        raise ValueError(f"{type_.__name__}: fields and docstring differ in {odd}.")
+        raise ValueError(
+            f"{type_.__name__}: expected its docstring to say under `Attributes:` what each field "
+            f"means, and nothing else there; they differ in {odd}."
+        )
     lines = [f"## {title}\n", *_purpose(type_)]
     lines += ["| setting | type | default | meaning |", "| --- | --- | --- | --- |"]
     for field in dataclasses.fields(type_):
@@ -124,4 +128,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(reference())
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m policy_server.settings_reference FILE")
+    text = reference()  # first, so that a fault leaves the file as it was
+    Path(sys.argv[1]).write_text(text)

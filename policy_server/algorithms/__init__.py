@@ -182,8 +182,8 @@ def _entry(name: str) -> tuple[str | type, str | type]:
         close = difflib.get_close_matches(str(name).lower(), lower, 1)
         hint = f" Did you mean {lower[close[0]]!r}?" if close else ""
         raise ConfigError(
-            f'algorithm: expected one of {", ".join(_PAGES)}, or "module:Class", got '
-            f"{name!r}.{hint}"
+            f'algorithm: expected one of {", ".join(_PAGES)}, or "module:Class" for one that is '
+            f"not registered in this process, got {name!r}.{hint}"
         )
     return _PAGES[name]
 

@@ -6,7 +6,9 @@ Minimises, over steps drawn from a replay buffer,
 
 with n-step returns R_t, where a* is the best action by Q_target, or by Q itself (`double`), among
 those that are allowed; with a distribution of returns (`num_atoms`) the cross-entropy of the
-projected target distribution instead of the Huber loss. Q_target is a copy of Q, renewed now and
+target distribution, whose atoms R_t + gamma^n z_i are shared out among their neighbours z
+(`ops.c51`), instead of the Huber loss. Dueling streams and noisy layers are the network's
+(`networks.q_network`); draws by priority are those of `replay.draws`. Q_target is a copy of Q, renewed now and
 then. w are the importance weights of prioritised replay.
 
 Source: Mnih et al., https://arxiv.org/abs/1312.5602 and Nature 518 (2015); double: van Hasselt et
@@ -19,7 +21,8 @@ What can be set is in `dqn_options`. Where this page deviates:
 - An n-step return is shorter where the episode ends sooner, or is not known any further yet.
 - Each stream is one linear layer behind hidden layers that they share, and only these are noisy.
 - beta stays where it is instead of rising to 1; weights are divided by the largest of a draw.
-- Noise is drawn for each gradient step and for each published version: all lanes act with one.
+- Noise is drawn for each gradient step and for each published version: all lanes act with one, and
+  `double` chooses a* with the noise of the loss, not with one of its own.
 """
 
 from __future__ import annotations

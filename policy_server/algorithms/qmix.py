@@ -5,7 +5,9 @@ far), and a mixing network, which sees the state s of the whole, makes of them
 
     Q_tot(s, a) = f(Q_1(o_1, a_1), ..., Q_N(o_N, a_N); s),    dQ_tot / dQ_i >= 0,
 
-so that each agent, by choosing what is best to it, chooses what is best for all. Over steps t of
+so that each agent, by choosing what is best to it, chooses what is best for all: f is a network of
+one hidden layer whose weights are absolute values of what other networks make of s
+(`networks.mixer`). Over steps t of
 sequences drawn from a replay buffer,
 
     E[ w (Q_tot(s_t, a_t) - y_t)^2 ] / 2,

@@ -148,7 +148,8 @@ class Gateway:
             raise ProtocolError(
                 ErrorCode.SPACE_MISMATCH,
                 f"group '{spec.name}' maps to policy '{policy}', whose spaces are "
-                f"{mismatch_text(desk.spaces, spaces)}.",
+                f"{mismatch_text(desk.spaces, spaces)}: map it to another policy "
+                "(multi_agent), or start another server for it.",
                 fatal=True,
             )
         return desk

@@ -24,8 +24,6 @@ from policy_server.networks.snapshot import as_tensor
 from policy_server.replay.remedy import WITHOUT
 from policy_server.types import Batch
 
-"""The remedy where a stored buffer does not fit."""
-
 
 class Transitions(NamedTuple):
     """n steps and what they led to, on the buffer's device.

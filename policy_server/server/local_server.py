@@ -108,6 +108,11 @@ class LocalServer:
                 simulator.send()
 
     def _run(self, done: Callable[[], bool], check: Callable[[], None]) -> None:
+        if not self._simulators:
+            raise ConfigError(
+                "simulators.num = 0 in one process, where none can connect: expected at least 1, "
+                "as in .simulators(num=1), or build() without in_process=True."
+            )
         while not done():
             if self._gateway.failure is not None:
                 raise LearnerError(self._gateway.failure)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 def test_the_page_is_up_to_date():
     written = (DOCS / "SETTINGS.md").read_text(encoding="utf-8")
     assert written == settings_reference.reference(), (
-        "run: python -m policy_server.settings_reference > docs/SETTINGS.md"
+        "run: python -m policy_server.settings_reference docs/SETTINGS.md"
     )
 
 
@@ -52,6 +54,14 @@ def test_a_field_nobody_documented_is_an_error():
 
     with pytest.raises(ValueError, match="forgotten"):
         settings_reference.section("x", Forgetful)
+
+
+def test_the_command_writes_the_page(tmp_path):
+    path = tmp_path / "page.md"
+    command = [sys.executable, "-m", "policy_server.settings_reference"]
+    subprocess.run([*command, str(path)], check=True, cwd=tmp_path)
+    assert path.read_text() == settings_reference.reference()
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode != 0
 
 
 def test_a_table_cell_cannot_break_the_table():

@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 
-from policy_server import Callbacks, PPOConfig
+from policy_server import Callbacks, ConfigError, PPOConfig
 from policy_server.simulators import local_simulator
 from tests.integration.same_bits import config, equal, tensors
 
@@ -113,6 +113,14 @@ def test_callbacks_and_evaluation(tmp_path):
     assert (seen["train"], seen["evaluation"], seen["checkpoint"]) == (2, 1, 1)
     assert seen["start"] >= seen["end"] > 5
     assert seen["step"] > 100
+
+
+def test_in_one_process_without_simulators_nobody_is_waited_for():
+    with (
+        config().simulators(num=0).build(in_process=True) as algorithm,
+        pytest.raises(ConfigError, match=r"simulators\.num = 0 in one process"),
+    ):
+        algorithm.train()
 
 
 def test_automatic_evaluation_goes_on_beside_training():

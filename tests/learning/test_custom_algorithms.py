@@ -83,6 +83,17 @@ def test_the_documents_algorithms_learn(files: Path, name: str, options: dict[st
     assert greedy_return(on(AlgorithmConfig(name)).training(**options), 40) >= 14.5
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("lr", -1.0), ("gamma", 7.0), ("margin", "wide"), ("train_batch_size", 0)],
+)
+def test_the_documents_page_refuses_impossible_options(
+    files: Path, option: str, value: object
+) -> None:
+    with pytest.raises(ConfigError, match=rf"training.{option}: expected"):
+        AlgorithmConfig("my_algorithm:Elite").training(**{option: value}).settings()
+
+
 def test_a_loss_of_your_own_learns_with_a_memory(files: Path) -> None:
     config = on(AlgorithmConfig("my_losses:actor_critic_loss"), "Echo").model(memory="lstm")
     assert greedy_return(config.training(lr=1e-2, gamma=0.0, lambda_=0.0), 60) >= 13.5

@@ -32,8 +32,8 @@ def vtrace(
     clip_pg_rho: float = 1.0,
 ) -> VTrace:
     """With rho_t = min(clip_rho, pi(a_t | s_t) / mu(a_t | s_t)), rho'_t alike with clip_pg_rho, c_t
-    alike with clip_c and lambda in front, and V'_t the value behind step t as in `ops.gae` (0 where the step terminated its episode,
-    final_values_t where it was truncated, else V(s_t+1)):
+    alike with clip_c and lambda in front, and V'_t the value behind step t as in `ops.gae` (0 where
+    the step terminated its episode, final_values_t where it was truncated, else V(s_t+1)):
 
         delta_t = rho_t (r_t + gamma V'_t - V(s_t))
         v_t     = V(s_t) + delta_t + gamma c_t (v_t+1 - V(s_t+1)),  without the last term behind an
