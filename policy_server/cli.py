@@ -19,7 +19,7 @@ import click
 from policy_server.errors import CheckpointError, ConfigError, PolicyServerError
 
 FREE_PORT = "tcp://127.0.0.1:*"
-WIDE = 110
+WIDE = 140
 """Columns of a terminal that has room for titles."""
 
 
@@ -376,6 +376,8 @@ def list_algorithms(as_json: bool) -> None:
                 "masks": supports.mask,
                 "memory": supports.recurrent,
                 "intrinsic rewards": supports.intrinsic,
+                "own distributions": supports.heads,
+                "bfloat16": supports.precision,
                 "collects": training.mode,
             }
         )
@@ -384,8 +386,9 @@ def list_algorithms(as_json: bool) -> None:
         return
     words = {True: "yes", False: "no"}
     console = _console(False)
-    if console.width < WIDE:  # what each of them is would leave no room for what it can do
-        rows = [{k: v for k, v in row.items() if k != "what it is"} for row in rows]
+    if console.width < WIDE:  # these would leave no room for the rest
+        left_out = ("what it is", "own distributions", "bfloat16")
+        rows = [{k: v for k, v in row.items() if k not in left_out} for row in rows]
     console.print(summary_table([{k: words.get(v, v) for k, v in r.items()} for r in rows]))
 
 
