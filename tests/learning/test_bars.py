@@ -71,7 +71,7 @@ BARS = [
     Bar("DQN CartPole-v1", "DQN", "CartPole-v1", 475, 100_000),
     Bar("DQN LunarLander-v3", "DQN", "LunarLander-v3", 150, 300_000, minutes=30),
     Bar("Rainbow CartPole-v1", "Rainbow", "CartPole-v1", 450, 150_000),
-    Bar("ApexDQN CartPole-v1", "ApexDQN", "CartPole-v1", 400, 500_000),
+    Bar("ApexDQN CartPole-v1", "ApexDQN", "CartPole-v1", 475, 250_000),
     Bar("SAC CartPole-v1", "SAC", "CartPole-v1", 450, 100_000),
     Bar("SAC Pendulum-v1", "SAC", "Pendulum-v1", -200, 20_000),
     Bar("SAC LunarLander", "SAC", "LunarLanderContinuous-v3", 250, 500_000, minutes=120),
