@@ -19,8 +19,8 @@ import click
 from policy_server.errors import CheckpointError, ConfigError, PolicyServerError
 
 FREE_PORT = "tcp://127.0.0.1:*"
-WIDE = 140
-"""Columns of a terminal that has room for titles."""
+ROOM = {"what it is": 110, "own distributions": 145, "bfloat16": 145}
+"""Columns of a terminal that has room for this, too."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -386,9 +386,7 @@ def list_algorithms(as_json: bool) -> None:
         return
     words = {True: "yes", False: "no"}
     console = _console(False)
-    if console.width < WIDE:  # these would leave no room for the rest
-        left_out = ("what it is", "own distributions", "bfloat16")
-        rows = [{k: v for k, v in row.items() if k not in left_out} for row in rows]
+    rows = [{k: v for k, v in row.items() if console.width >= ROOM.get(k, 0)} for row in rows]
     console.print(summary_table([{k: words.get(v, v) for k, v in r.items()} for r in rows]))
 
 

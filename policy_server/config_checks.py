@@ -174,6 +174,11 @@ def _check_learning(prefix: str, policy: Settings | PolicySettings) -> None:
     if preprocessing.storage_dtype is not None:
         _one_of(f"{prefix}preprocessing.storage_dtype", preprocessing.storage_dtype, STORAGE_DTYPES)
     policy.training.supports.check_model(policy.algorithm, model, prefix)
+    if policy.training.batch_steps < 1:
+        raise ConfigError(
+            f"{prefix}training: expected an update to take at least one step (train_batch_size, as a "
+            f"rule), got {policy.training.batch_steps}."
+        )
     batch = getattr(policy.training, "train_batch_size", None)
     minibatch = getattr(policy.training, "minibatch_size", None)
     if batch is not None and minibatch is not None and minibatch > batch:

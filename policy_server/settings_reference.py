@@ -131,4 +131,4 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m policy_server.settings_reference FILE")
     text = reference()  # first, so that a fault leaves the file as it was
-    Path(sys.argv[1]).write_text(text)
+    Path(sys.argv[1]).write_text(text, encoding="utf-8")

@@ -8,8 +8,8 @@ with n-step returns R_t, where a* is the best action by Q_target, or by Q itself
 those that are allowed; with a distribution of returns (`num_atoms`) the cross-entropy of the
 target distribution, whose atoms R_t + gamma^n z_i are shared out among their neighbours z
 (`ops.c51`), instead of the Huber loss. Dueling streams and noisy layers are the network's
-(`networks.q_network`); draws by priority are those of `replay.draws`. Q_target is a copy of Q, renewed now and
-then. w are the importance weights of prioritised replay.
+(`networks.q_network`); draws by priority are those of `replay.draws`. Q_target is a copy of Q,
+renewed now and then. w are the importance weights of prioritised replay.
 
 Source: Mnih et al., https://arxiv.org/abs/1312.5602 and Nature 518 (2015); double: van Hasselt et
 al., https://arxiv.org/abs/1509.06461; prioritised: https://arxiv.org/abs/1511.05952; dueling:

@@ -4,13 +4,14 @@ Maximises, in one step for each batch,
 
     E_t[ log pi(a_t | s_t) A_t - c_vf (V(s_t) - v_t)^2 + c_ent H(pi(s_t)) ]
 
-with the V-trace targets and advantages (`ops.vtrace`)
+with the V-trace targets and advantages (`ops.vtrace`, which also has what is done at endings)
 
-    v_t = V(s_t) + delta_t + gamma c_t (v_t+1 - V(s_t+1)),   delta_t = rho_t (r_t + gamma V(s_t+1) - V(s_t)),
-    A_t = rho_t (r_t + gamma v_t+1 - V(s_t)),
+    v_t = V(s_t) + rho_t (r_t + gamma V(s_t+1) - V(s_t)) + gamma c_t (v_t+1 - V(s_t+1)),
+    A_t = rho'_t (r_t + gamma v_t+1 - V(s_t)),
 
 which correct for the difference between pi and the policy mu that acted, whose log-probability came
-with each step: rho_t and c_t are pi(a_t | s_t) / mu(a_t | s_t), clipped from above.
+with each step: rho_t, rho'_t and c_t are pi(a_t | s_t) / mu(a_t | s_t), each clipped from above by
+an option of its own, and c_t times lambda.
 
 Source: Espeholt et al., https://arxiv.org/abs/1802.01561, section 4.2. What can be set is in
 `impala_options`. Where this page deviates:

@@ -7,8 +7,7 @@ far), and a mixing network, which sees the state s of the whole, makes of them
 
 so that each agent, by choosing what is best to it, chooses what is best for all: f is a network of
 one hidden layer whose weights are absolute values of what other networks make of s
-(`networks.mixer`). Over steps t of
-sequences drawn from a replay buffer,
+(`networks.mixer`). Over steps t of sequences drawn from a replay buffer,
 
     E[ w (Q_tot(s_t, a_t) - y_t)^2 ] / 2,
     y_t = sum_k<n gamma^k r_t+k + gamma^n Q_tot_target(s_t+n, a*)

@@ -8,8 +8,9 @@ Minimises, over steps t of sequences drawn from a replay buffer,
 where s is the episode so far: the memory begins with the state that was stored with the sequence,
 runs without gradients through `burn_in` steps, and is learned through the steps behind. a* is the
 best action by Q (`double`) or by Q_target, among those that are allowed; with `rescale`
-h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x squashes returns, else h(x) = x. A sequence's priority is eta max|error| + (1 - eta) mean|error| over its steps; w are
-the importance weights that make up for it.
+h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x squashes returns, else h(x) = x. A sequence's priority
+is eta max|error| + (1 - eta) mean|error| over its steps; w are the importance weights that make up
+for it.
 
 Source: Kapturowski et al., Recurrent Experience Replay in Distributed Reinforcement Learning, ICLR
 2019 (https://openreview.net/forum?id=r1lyTjAqYX), sections 2.3 and 3; double and dueling as in

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 from policy_server.acting import Acting, Stochastic
-from policy_server.algorithms.options import Options
 from policy_server.algorithms.supports import Supports
 
 
@@ -31,15 +30,6 @@ class Training:
     one_version: ClassVar[bool] = False
 
     train_batch_size: int
-
-    def __post_init__(self) -> None:
-        """For those that do not check their options themselves, which would be better.
-
-        Raises:
-            ConfigError: a value is impossible.
-        """
-        if hasattr(self, "train_batch_size"):
-            Options(self).integer("train_batch_size", 1)
 
     @property
     def batch_steps(self) -> int:

@@ -107,12 +107,14 @@ class LocalServer:
             if simulator.receive(0.0):
                 simulator.send()
 
-    def _run(self, done: Callable[[], bool], check: Callable[[], None]) -> None:
+    def _expect_simulators(self) -> None:
         if not self._simulators:
             raise ConfigError(
                 "simulators.num = 0 in one process, where none can connect: expected at least 1, "
                 "as in .simulators(num=1), or build() without in_process=True."
             )
+
+    def _run(self, done: Callable[[], bool], check: Callable[[], None]) -> None:
         while not done():
             if self._gateway.failure is not None:
                 raise LearnerError(self._gateway.failure)
@@ -121,13 +123,23 @@ class LocalServer:
                 check()
 
     def train(self, updates: int | None, check: Callable[[], None]) -> None:
-        """Until every learner has made `updates` more."""
+        """Until every learner has made `updates` more.
+
+        Raises:
+            ConfigError: nobody is here to act.
+        """
+        self._expect_simulators()
         self._gateway.train(updates)
         if updates:
             self._run(self._gateway.trained, check)
 
     def evaluate(self, episodes: int, check: Callable[[], None]) -> None:
-        """Until the evaluation episodes are over."""
+        """Until the evaluation episodes are over.
+
+        Raises:
+            ConfigError: nobody is here to act.
+        """
+        self._expect_simulators()
         self._gateway.evaluate(episodes)
         self._run(self._gateway.evaluated, check)
 

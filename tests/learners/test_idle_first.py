@@ -51,6 +51,10 @@ def one_core() -> Iterator[int]:
     os.sched_setaffinity(0, before)
 
 
+ROOM = 100
+"""Places in half a second, of about 400 on a core that nobody else wants: it was not starved."""
+
+
 def test_where_there_is_room_all_of_it_gives_way():
     for _ in range(40):  # the machine may be busy with something else
         places: list[tuple[bool, int]] = []
@@ -60,9 +64,9 @@ def test_where_there_is_room_all_of_it_gives_way():
         gave_way = places.count((False, os.SCHED_IDLE))
         assert len(places) - gave_way == places.count((True, os.SCHED_OTHER))
         assert os.sched_getscheduler(0) != os.SCHED_IDLE
-        if gave_way == len(places):
+        if gave_way == len(places) >= ROOM:
             break
-    assert gave_way == len(places)
+    assert gave_way == len(places) >= ROOM
 
 
 @contextmanager

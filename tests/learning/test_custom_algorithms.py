@@ -94,6 +94,15 @@ def test_the_documents_page_refuses_impossible_options(
         AlgorithmConfig("my_algorithm:Elite").training(**{option: value}).settings()
 
 
+def test_a_page_that_checks_nothing_needs_a_step_at_least(files: Path) -> None:
+    text = (files / "my_algorithm.py").read_text()
+    (files / "my_algorithm.py").write_text(text.replace("def __post_init__", "def never_called"))
+    config = AlgorithmConfig("my_algorithm:Elite")
+    assert config.training(lr=-1.0).settings().training.lr == -1.0
+    with pytest.raises(ConfigError, match=r"at least one step .* got 0"):
+        config.training(train_batch_size=0).settings()
+
+
 def test_a_loss_of_your_own_learns_with_a_memory(files: Path) -> None:
     config = on(AlgorithmConfig("my_losses:actor_critic_loss"), "Echo").model(memory="lstm")
     assert greedy_return(config.training(lr=1e-2, gamma=0.0, lambda_=0.0), 60) >= 13.5
