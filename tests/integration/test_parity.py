@@ -162,14 +162,17 @@ def test_asynchronous_collection_learns_over_sockets():
         .server(seed=2, bind="tcp://127.0.0.1:*").build()
     )  # fmt: skip
     with built as algorithm:
-        for _ in range(60):
-            result = algorithm.train()
+        results = [algorithm.train() for _ in range(60)]
+    result = results[-1]
     accounting = result["accounting"]
     assert result["episode_return_mean"] > 60, "three times random play"
     assert accounting["balance"] == 0
     assert accounting["trained"] >= 60 * 512
-    # How old a batch's oldest steps are, and so `first_ratio_error`, is up to the machine.
-    assert result["policies"]["default_policy"]["version"] == 60
+    told = [one["policies"]["default_policy"] for one in results]
+    assert told[-1]["version"] == 60
+    # On real clocks some steps are of an older version than their batch's newest; how old the
+    # oldest of a single batch are is up to the machine.
+    assert np.median([one["metrics"]["first_ratio_error"] for one in told]) < 10
 
 
 class Faulty(Callbacks):
