@@ -170,9 +170,10 @@ def test_asynchronous_collection_learns_over_sockets():
     assert accounting["trained"] >= 60 * 512
     told = [one["policies"]["default_policy"] for one in results]
     assert told[-1]["version"] == 60
-    # On real clocks some steps are of an older version than their batch's newest; how old the
-    # oldest of a single batch are is up to the machine.
-    assert np.median([one["metrics"]["first_ratio_error"] for one in told]) < 10
+    # On real clocks some steps are of an older version than their batch's newest.
+    errors = [one["metrics"]["first_ratio_error"] for one in told]
+    assert errors[-1] < 10
+    assert np.median(errors) < 10
 
 
 class Faulty(Callbacks):
