@@ -14,7 +14,7 @@ Lives on the gateway's thread.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from policy_server.config import CollectionConfig
 from policy_server.gateway.checks import ColumnChecks
 from policy_server.gateway.columns import ColumnReader, Columns
 from policy_server.gateway.evaluation import Evaluation
+from policy_server.gateway.interfaces import LearnerHandle, Served
 from policy_server.gateway.ledger import EpisodeLedger
 from policy_server.gateway.told_rewards import ToldRewards
 from policy_server.gateway.work import Work
@@ -31,7 +32,7 @@ from policy_server.rollouts.accounting import Accounts, Drop
 from policy_server.rollouts.collector import Collector
 from policy_server.rollouts.rows import NONE
 from policy_server.rollouts.unrolls import RowLayout, UnrollStore
-from policy_server.types import Batch, Episode, Leaves, PolicySpaces, PolicyState, UpdateResult
+from policy_server.types import Episode, Leaves, PolicySpaces, PolicyState
 from sim_clients.protocol import Flag, GroupSpec
 from sim_clients.protocol.spaces import leaves
 
@@ -39,63 +40,6 @@ FULLY_GROWN = 1 << 62
 """Steps of a policy that is not trained."""
 LEAST_LOG_PROB = -50.0
 """Of an action that was executed instead of the one sent. A ratio to less would overflow."""
-
-
-class Served(Protocol):
-    """What a desk needs of a policy; `inference.served.ServedPolicy` is one."""
-
-    layout: Any
-    scale: Any
-    sees_as_sent: bool
-    states: Any
-    perturbs: bool
-    explores: bool
-
-    def see(
-        self, columns: list[np.ndarray], slots: np.ndarray, first: np.ndarray, learn: bool
-    ) -> Leaves: ...
-    def peek(self, columns: list[np.ndarray], slots: np.ndarray) -> Leaves: ...
-    def start(self, slots: np.ndarray, episodes: np.ndarray) -> None: ...
-    def choose(
-        self,
-        obs: Leaves,
-        mask: np.ndarray | None,
-        slots: np.ndarray,
-        keys: np.ndarray,
-        draws: np.ndarray,
-        greedy: np.ndarray | None,
-        policy_steps: int,
-    ) -> Any: ...
-    def log_prob(
-        self,
-        obs: Leaves,
-        mask: np.ndarray | None,
-        categories: np.ndarray,
-        reals: np.ndarray,
-        slots: np.ndarray,
-    ) -> np.ndarray: ...
-    def to_simulator(self, choice: Any) -> list[np.ndarray]: ...
-    def lane_keys(self, *place: object, lanes: int) -> np.ndarray: ...
-    def add_lanes(self, lanes: int) -> None: ...
-    def load(self, weights: np.ndarray) -> None: ...
-    def state(self) -> dict[str, np.ndarray]: ...
-    def restore(self, state: dict[str, np.ndarray]) -> None: ...
-    @property
-    def columns(self) -> tuple[tuple[tuple[int, ...], np.dtype], ...]: ...
-
-
-class LearnerHandle(Protocol):
-    """Where batches go. Nothing here may block the gateway for long."""
-
-    def submit(self, batch: Batch, env_steps: int) -> None: ...
-    def poll(self) -> UpdateResult | None: ...
-    def request_state(self) -> Any: ...
-    @property
-    def state_name(self) -> str: ...
-    @property
-    def pid(self) -> int | None: ...
-    @property
-    def ready(self) -> bool: ...
 
 
 class PolicyDesk:

@@ -18,7 +18,7 @@ from policy_server.settings import Settings
 from policy_server.types import PolicySpaces, PolicyState
 
 MakeLearner = Callable[[dict[str, Any], PolicyState | None], Any]
-"""(arguments of `learners.learner.Learner`, state to go on from) -> `desk.LearnerHandle`."""
+"""(arguments of `learners.learner.Learner`, state to go on from) -> `interfaces.LearnerHandle`."""
 
 
 def policy_seed(seed: int, name: str) -> int:
