@@ -176,8 +176,8 @@ class CollectionConfig:
         fragment_length: steps of one unroll; None: as the algorithm has it, or else sync, batch
             size / lanes; async, 64.
         max_policy_lag: async: unrolls whose oldest step is more versions behind are dropped.
-        max_queued_batches: async: finished unrolls beyond this many batches are dropped, oldest
-            first.
+        max_queued_batches: async: finished unrolls beyond this many batches (and beyond one unroll
+            of each lane) are dropped, oldest first.
         straggler_s: sync: seconds that fast lanes wait for slow ones before they collect more
             than their share.
     """

@@ -69,6 +69,11 @@ from policy_server.stepwise import Steps, at_once
 from policy_server.types import ActionLayout, Batch, PolicySpaces, PolicyState
 
 
+LEAST_LOG_PROB = -50.0
+"""Before the update, of what an agent did: absurd observations round to less, and the ratio to that
+would overflow."""
+
+
 class Minibatch(NamedTuple):
     """Steps to learn from, in any order; V is N, or 1 where the reward is shared."""
 
@@ -248,7 +253,7 @@ class MAPPO:
         reals = [steps.reals[:, member.reals] for member in self._members]
         heads = steps.obs.evaluate(steps.rows, lambda o: torch.cat(self.network.heads(o), dim=1))
         policies = self._policies(torch.split(heads, self.network.widths, dim=1), steps.mask)
-        logp = log_probs(policies, categories, reals).detach()
+        logp = log_probs(policies, categories, reals).detach().clamp(min=LEAST_LOG_PROB)
         metrics = {
             "vf_explained_var": float(torch.stack(list(explained)).mean()),
             "first_ratio_error": (logp.sum(1) - steps.logp).expm1().abs().max().item(),
@@ -296,11 +301,11 @@ class MAPPO:
         loss, terms = mappo_loss(policies, self._value(obs), mb, c, entropy_coeff=entropy_coeff)
         norm = self.optimizer.minimize(loss, lr, c.grad_clip, c.grad_clip_by)
         if report:
-            moved = terms.ratios.detach().clamp(min=1e-30) - 1
+            ratios = terms.ratios.detach().clamp(min=1e-30)
             self.means.add(
                 total_loss=loss, policy_loss=-terms.surrogate, vf_loss=terms.vf_error,
-                entropy=terms.entropy, kl=(moved - (moved + 1).log()).mean(),
-                clip_fraction=(moved.abs() > c.clip_param).float().mean(), grad_norm=norm,
+                entropy=terms.entropy, kl=(ratios - 1 - ratios.log()).mean(),
+                clip_fraction=((ratios - 1).abs() > c.clip_param).float().mean(), grad_norm=norm,
             )  # fmt: skip
 
     def state(self) -> PolicyState:

@@ -31,12 +31,17 @@ def one_vector(parameters: list[nn.Parameter]) -> torch.Tensor:
     return weights
 
 
+GRADIENT_LIMIT = 1e15
+"""Of each number of a gradient, about the largest whose squares still can be summed in float32. One
+absurd observation makes larger ones, and an infinite second moment would never become finite again."""
+
+
 class FlatAdam:
     """Adam (https://arxiv.org/abs/1412.6980) for every parameter of a module.
 
     Attributes:
         weights: `[P]`, the parameters.
-        gradient: `[P]`, filled by `backward()`.
+        gradient: `[P]`, filled by `backward`.
     """
 
     def __init__(self, module: nn.Module, eps: float):
@@ -61,8 +66,11 @@ class FlatAdam:
         """All that a step changes and a later one needs."""
         return [self.weights, self._first_moment, self._second_moment, self._steps]
 
-    def zero_grad(self) -> None:
+    def backward(self, loss: torch.Tensor) -> None:
+        """Fills `gradient` with that of a scalar loss, each number held within `GRADIENT_LIMIT`."""
         self.gradient.zero_()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.gradient.clamp_(-GRADIENT_LIMIT, GRADIENT_LIMIT)
 
     def gradient_norm(self) -> torch.Tensor:
         """Euclidean norm of the whole gradient; a scalar tensor."""
@@ -86,8 +94,7 @@ class FlatAdam:
         clip_by: str = "global_norm",
     ) -> torch.Tensor:
         """One whole step; returns the gradient's norm before it was clipped."""
-        self.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        self.backward(loss)
         norm = self.gradient_norm()
         if clip is not None:
             self.clip(clip, clip_by)

@@ -244,8 +244,7 @@ class PPO:
         loss, terms = ppo_loss(
             new, values, mb, c, entropy_coeff=rates.entropy_coeff, kl_coeff=rates.kl_coeff
         )
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.backward(loss)
         numbers = self._report(loss, terms, new, mb) if report else loss
         if c.grad_clip is not None:
             self.optimizer.clip(c.grad_clip, c.grad_clip_by)

@@ -24,6 +24,7 @@ et al., Value-decomposition networks, https://arxiv.org/abs/1706.05296. What can
 - Sequences of bounded length, which begin with the memory's stored state, instead of whole episodes.
 - Agents see what their simulator shows them: not their last action, unless it is part of that.
 - Adam instead of RMSProp; utilities have no memory unless `model.memory` says so.
+- Errors beyond `ERROR_LIMIT` are not learned from.
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ from policy_server.replay.sequences import DrawnSequences
 from policy_server.stepwise import Steps, at_once
 from policy_server.types import Batch, PolicySpaces, PolicyState
 from sim_clients.protocol.spaces import Dict
+
+
+ERROR_LIMIT = 1e15
+"""What is further off is not learned from: an absurd state, which mixing weights multiply, makes
+errors whose squares are not finite."""
 
 
 class Mixed(nn.Module):
@@ -118,7 +124,7 @@ def qmix_loss(
             drawn.rewards, target.together(target.utilities(behind, best), obs), drawn.lengths,
             drawn.terminated, gamma=config.gamma, n_step=config.n_step,
         )  # fmt: skip
-    errors = torch.where(valid, done - y, 0.0)
+    errors = torch.where(valid, done - y, 0.0).clamp(-ERROR_LIMIT, ERROR_LIMIT)
     loss = 0.5 * (weights * errors.square()).sum() / valid.sum()
     return loss, {"values": torch.where(valid, done.detach(), 0.0), "errors": errors.detach().abs()}
 

@@ -186,10 +186,11 @@ class TD3:
             self.target_critics.follow(c.tau)
 
     def _perturb(self, steps: Transitions | None) -> None:
-        """Other parameter noise, if there is to be any; its size by what the last one did."""
+        """Other parameter noise, if there is to be any; its next size by what this one does."""
         network = self.network
         if not isinstance(network, PerturbedActor):
             return
+        network.perturb(self._deviation, self.generator)
         if steps is not None:
             with torch.no_grad():
                 noisy, clean = network.policy(steps.obs).chunk(2, dim=1)
@@ -197,7 +198,6 @@ class TD3:
             smaller = bool(caused > self.config.parameter_noise)
             self._deviation *= 1 / ADAPTION if smaller else ADAPTION
             self.means.add(noise_in_actions=caused)
-        network.perturb(self._deviation, self.generator)
 
     def state(self) -> PolicyState:
         """All that `load` needs to go on from here, and exactly so with `save_replay`."""

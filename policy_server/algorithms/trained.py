@@ -69,13 +69,7 @@ class TrainedPolicy:
         self, loss: torch.Tensor, lr: float, clip: float | None, clip_by: str = "global_norm"
     ) -> torch.Tensor:
         """One step against the gradient of `loss`; the norm that the gradient had."""
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = self.optimizer.gradient_norm()
-        if clip is not None:
-            self.optimizer.clip(clip, clip_by)
-        self.optimizer.step(lr)
-        return norm
+        return self.optimizer.minimize(loss, lr, clip, clip_by)
 
     def state(self, **data: Any) -> PolicyState:
         """All that `load` needs to go on exactly from here; `data`: what else there is to keep."""

@@ -168,8 +168,7 @@ def gradient_step(flat: bool) -> Call:
         head, value = network(obs)
         loss = head.square().mean() + value.square().mean()
         if ours is not None:
-            ours.zero_grad()
-            loss.backward()
+            ours.backward(loss)
             ours.step(3e-4)
         if theirs is not None:
             theirs.zero_grad()

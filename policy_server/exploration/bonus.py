@@ -29,7 +29,8 @@ class Bonus:
     """Makes the intrinsic rewards of one policy, and lets the plug-in learn.
 
     A reward is divided by the running deviation of the discounted sums of rewards so far, as in
-    Burda et al., https://arxiv.org/abs/1810.12894, section 2.4; but sums end with episodes.
+    Burda et al., https://arxiv.org/abs/1810.12894, section 2.4; but sums end with episodes, and the
+    deviation is at least a tenth of their mean.
 
     Attributes:
         explorer: the plug-in.

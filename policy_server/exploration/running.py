@@ -10,6 +10,8 @@ import numpy as np
 from policy_server.types import Batch
 
 LEAST_DEVIATION = 1e-8
+LEAST_SHARE = 0.1
+"""Of the mean: numbers that hardly vary (there may be one, so far) have at least this deviation."""
 
 
 class _Open(NamedTuple):
@@ -86,9 +88,9 @@ class RunningDeviation:
 
     @property
     def value(self) -> float:
-        """Above 0."""
+        """Above 0, and at least `LEAST_SHARE` of the mean's size."""
         variance = self._squares / max(1, self._count)
-        return max(LEAST_DEVIATION, math.sqrt(variance))
+        return max(LEAST_DEVIATION, LEAST_SHARE * abs(self._mean), math.sqrt(variance))
 
     def state(self) -> list[float]:
         """For JSON."""

@@ -31,9 +31,11 @@ LEGAL_FLAGS[
 ] = True
 
 REWARD_LIMIT = 1e9
-NUMBER_LIMIT = 1e12
-"""Larger rewards, and larger numbers in a Box, are a simulator's mistake; squared, they would
-overflow where networks compute, and spoil the training of everybody else."""
+NUMBER_LIMIT = 1e10
+"""Larger rewards, and larger numbers in a Box, are a simulator's mistake; multiplied with one another
+they would overflow where networks compute, and end the training of everybody else."""
+ROUNDING = 1e-5
+"""Of the width of a Box: executed actions may be so far outside."""
 
 
 class ColumnChecks:
@@ -167,6 +169,8 @@ class ColumnChecks:
             rows, leaves_ = columns.executed
             for column, (path, leaf) in zip(leaves_, self.action, strict=True):
                 check_leaf(column, leaf, f"action{path}", ErrorCode.BAD_ACTION, rows)
+                if isinstance(leaf, Box):
+                    _check_bounds(column, leaf, f"action{path}", rows)
 
     @staticmethod
     def _name_wrong(columns: Columns, opened: np.ndarray, busy: np.ndarray) -> None:
@@ -293,25 +297,48 @@ def _within_f8(values: np.ndarray, limit: float) -> bool:
 def check_leaf(
     column: np.ndarray, leaf: Leaf, path: str, code: str, rows: np.ndarray | None = None
 ) -> None:
-    """Float leaves are finite, discrete ones in range. Raises RowError."""
+    """Numbers of a Box are finite and not absurd, discrete ones in range. Raises RowError."""
     if isinstance(leaf, Box):
-        if leaf.dtype.kind != "f":
-            return
-        good = np.isfinite(column) if leaf.dtype.itemsize == 2 else np.abs(column) <= NUMBER_LIMIT
-        if np.count_nonzero(good) == column.size:
-            return
+        kind, size = leaf.dtype.kind, leaf.dtype.itemsize
+        if kind == "f" and size == 2:
+            good = np.isfinite(column)
+        elif kind == "f" or size == 8:
+            good = (column >= -NUMBER_LIMIT) & (column <= NUMBER_LIMIT)
+        else:
+            return  # cannot be beyond the limit
         expected = f"finite numbers within +-{NUMBER_LIMIT:.0e}"
     else:
         start = getattr(leaf, "start", 0)
         nvec = choices(leaf).reshape(leaf.shape)
         good = (column >= start) & (column < start + nvec)
         expected = "a choice within the space"
+    _refuse_others(column, good, path, code, rows, expected)
+
+
+def _check_bounds(column: np.ndarray, leaf: Box, path: str, rows: np.ndarray) -> None:
+    """Actions that were executed are within their Box, up to rounding. Raises RowError."""
+    low, high = leaf.low.astype(np.float64), leaf.high.astype(np.float64)
+    width = high - low
+    slack = np.where(np.isfinite(width), ROUNDING * width, 0.0)
+    good = (column >= low - slack) & (column <= high + slack)
+    expected = f"an action of {leaf}, as declared"
+    _refuse_others(column, good, path, ErrorCode.BAD_ACTION, rows, expected)
+
+
+def _refuse_others(
+    column: np.ndarray,
+    good: np.ndarray,
+    path: str,
+    code: str,
+    rows: np.ndarray | None,
+    expected: str,
+) -> None:
+    """Raises RowError at the first row with a value that is not good; both `[n, *leaf.shape]`."""
     if good.all():
         return
     wrong = ~good.reshape(len(column), -1).all(axis=1)
     row = int(np.flatnonzero(wrong)[0])
-    flat = column[row].reshape(-1)
-    value = flat[~good[row].reshape(-1)][0]
+    value = column[row].reshape(-1)[~good[row].reshape(-1)][0]
     raise RowError(
         row if rows is None else int(rows[row]), code, f"{path}: expected {expected}, got {value}"
     )

@@ -39,7 +39,8 @@ from sim_clients.protocol.spaces import leaves
 FULLY_GROWN = 1 << 62
 """Steps of a policy that is not trained."""
 LEAST_LOG_PROB = -50.0
-"""Of an action that was executed instead of the one sent. A ratio to less would overflow."""
+"""Of an action that was executed instead of the one sent, where learning takes ratios of
+probabilities: one to less would overflow."""
 
 
 class PolicyDesk:
@@ -235,8 +236,9 @@ class PolicyDesk:
         obs, mask = self.store.pending_inputs(slots)
         logp = self.served.log_prob(obs, mask, categories, reals, slots)
         self.store.replace_action(slots, categories, reals, logp)
-        # What the policy would never do (a masked option, say) nobody can learn from.
-        self._interrupt(slots[~(logp > LEAST_LOG_PROB)])
+        # What the policy would never do nobody can learn from: a masked option, for one.
+        least = -np.inf if self.collector.off_policy else LEAST_LOG_PROB
+        self._interrupt(slots[~(logp > least)])
 
     def _leave(self, slots: np.ndarray, flags: np.ndarray, obs: Leaves) -> None:
         """Lanes that go idle. What is complete of their unrolls is kept."""

@@ -185,7 +185,10 @@ class Collector:
             self._discard(gone, Drop.STALE)
 
     def _drop_surplus(self) -> None:
-        limit = self.config.max_queued_batches * self.batch_steps
+        # Lanes that began together end together: an unroll of each must have room.
+        limit = max(
+            self.config.max_queued_batches * self.batch_steps, self.lanes * self.store.length
+        )
         while self.store.finished_steps > limit:
             unroll = self.store.pop()
             self.store.release([unroll])

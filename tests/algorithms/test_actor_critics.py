@@ -241,6 +241,19 @@ def test_parameter_noise_finds_the_size_that_was_asked_for() -> None:
     torch.testing.assert_close(head[:, D:], made.actor.policy(steps(0).obs))
 
 
+def test_parameter_noise_is_measured_apart_from_what_was_learned() -> None:
+    made = td3.TD3(
+        PolicySpaces(OBSERVATION, REALS), MODEL, TD3Training(parameter_noise=0.01), seed=0,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    made.optimizer.weights.mul_(-3.0)  # learned much since the noise was drawn
+    made._perturb(steps(0))
+    noisy, clean = made.network.policy(steps(0).obs).detach().chunk(2, dim=1)
+    caused = (noisy - clean).square().mean().sqrt()
+    assert made.means.take()["noise_in_actions"] == pytest.approx(float(caused)) != 0.0
+    assert caused < 0.1
+
+
 # -- TQC ------------------------------------------------------------------------------------------
 
 QUANTILES, DROPPED = 5, 2

@@ -13,8 +13,11 @@ from group_spaces import of_two
 from handmade import random_batch
 
 from policy_server import algorithms
+from policy_server.algorithms.optimizer import FlatAdam
+from policy_server.algorithms.trained import TrainedPolicy
 from policy_server.config import ModelConfig
 from policy_server.errors import CheckpointError, LearnerError
+from policy_server.gateway.checks import NUMBER_LIMIT, REWARD_LIMIT
 from policy_server.networks import build_network
 from policy_server.types import Batch, PolicySpaces
 from sim_clients.protocol.spaces import Box, Discrete
@@ -153,6 +156,38 @@ def test_numbers_that_break_are_reported(name: str) -> None:
     made = make(name, 0, lr=1e38)
     with pytest.raises(LearnerError, match="expected finite numbers after the update"):
         update_often(name, made)
+
+
+def optimizers(owner: Any) -> list[FlatAdam]:
+    """All of a page, and of what it owns."""
+    found = []
+    for part in vars(owner).values():
+        if isinstance(part, FlatAdam):
+            found.append(part)
+        elif isinstance(part, TrainedPolicy):
+            found.extend(optimizers(part))
+    return found
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize(("name", "model"), [m for m in MODELS if m[0] not in ("ES", "ARS")])
+def test_absurd_numbers_that_are_accepted_stop_nothing(
+    name: str, model: ModelConfig, activation: str
+) -> None:
+    """A simulator may send what it likes within the limits: others go on learning."""
+    made = make(name, 0, dataclasses.replace(model, hidden=(8, 8), activation=activation))
+    assert optimizers(made)
+    for i, batch in enumerate(batches(name, 6, made.network.state_size)):
+        if i == 2:
+            for leaf in batch.obs:
+                leaf[1:3, :2] = NUMBER_LIMIT
+                leaf[1:3, 2:] = -NUMBER_LIMIT
+            batch.rewards[1:3, ::2] = REWARD_LIMIT
+            batch.rewards[1:3, 1::2] = -REWARD_LIMIT
+        made.update(batch, 20 * i)  # raises LearnerError where a number broke
+    for optimizer in optimizers(made):
+        for part in optimizer.changes:
+            assert torch.isfinite(part).all(), "what is infinite stays so, and moves no more"
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -34,8 +34,7 @@ def test_equals_adam_with_torchs_own_clipping(limit: float | None, by: str) -> N
     theirs = copy.deepcopy(mine)
     flat, adam = FlatAdam(mine, 1e-5), torch.optim.Adam(theirs.parameters(), lr=0.01, eps=1e-5)
     for seed in range(5):
-        flat.zero_grad()
-        loss(mine, seed).backward()
+        flat.backward(loss(mine, seed))
         adam.zero_grad()
         loss(theirs, seed).backward()
         norm = nn.utils.get_total_norm([p.grad for p in theirs.parameters()])
@@ -58,7 +57,7 @@ def test_equals_adam_with_torchs_own_clipping(limit: float | None, by: str) -> N
 def test_small_gradients_are_left_alone_by_clipping() -> None:
     net = network()
     flat = FlatAdam(net, 1e-5)
-    loss(net, 0).backward()
+    flat.backward(loss(net, 0))
     before = flat.gradient.clone()
     for by in ("global_norm", "norm", "value"):
         flat.clip(1e6, by)

@@ -14,13 +14,15 @@ from handmade import random_batch
 from pages import CPU, MODEL, NAMES, SPACES, some_batch
 
 from policy_server.algorithms.dqn import DQNTraining
+from policy_server.algorithms.optimizer import FlatAdam
 from policy_server.algorithms.ppo import PPOTraining
 from policy_server.algorithms.td3_options import TD3Training
-from policy_server.config import ExplorationConfig, PreprocessingConfig
+from policy_server.config import ExplorationConfig, ModelConfig, PreprocessingConfig
 from policy_server.errors import CheckpointError, LearnerError
 from policy_server.exploration import bonus
 from policy_server.exploration.bonus import Bonus
 from policy_server.exploration.successions import Successions
+from policy_server.gateway.checks import NUMBER_LIMIT, REWARD_LIMIT
 from policy_server.learners.learner import Learner
 from policy_server.networks import build_network
 from policy_server.stepwise import Steps, at_once
@@ -66,9 +68,9 @@ TWOS = f"{__name__}:Twos"
 SHAPED = PreprocessingConfig(reward_scale=0.5, reward_clip=0.3)
 
 
-def make(name: str, **settings: Any) -> Bonus:
+def make(name: str, model: ModelConfig = MODEL, **settings: Any) -> Bonus:
     config = ExplorationConfig(name, **settings)
-    return Bonus(SPACES, MODEL, config, PreprocessingConfig(), seed=0, device=CPU)
+    return Bonus(SPACES, model, config, PreprocessingConfig(), seed=0, device=CPU)
 
 
 def added_agree(module: Any) -> None:
@@ -165,6 +167,35 @@ def test_padding_is_never_read(name: str) -> None:
     assert np.isnan(new.rewards[~batch.valid]).all()
     assert np.isfinite(list(metrics.values())).all()
     np.testing.assert_array_equal(some_batch(1).rewards, batch.rewards)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 3)])
+def test_the_first_rewards_are_no_larger_than_others(name: str, shape: tuple[int, int]) -> None:
+    """Batches so small that deviations say nothing yet."""
+    torch.manual_seed(0)
+    batch = random_batch(build_network(SPACES, MODEL), SPACES, *shape, seed=3, endings=0.0)
+    made = make(name)
+    for _ in range(3):
+        new, _ = at_once(made.add(batch, 0))
+        assert (np.abs(new.rewards - batch.rewards) < 20.0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_absurd_numbers_that_are_accepted_stop_nothing(name: str, activation: str) -> None:
+    made = make(name, model=ModelConfig(hidden=(8, 8), activation=activation))
+    for seed in range(4):
+        batch = some_batch(seed)
+        if seed == 2:
+            batch.obs[0][1, :2] = NUMBER_LIMIT * np.float32([[1, -1, 1], [-1, -1, 0]])
+            batch.rewards[1] = REWARD_LIMIT
+        new, metrics = at_once(made.add(batch, 0))  # raises LearnerError where a number broke
+        assert np.isfinite(new.rewards[batch.valid]).all()
+        assert np.isfinite(list(metrics.values())).all()
+    for part in vars(made.explorer).values():
+        if isinstance(part, FlatAdam):
+            assert all(torch.isfinite(one).all() for one in part.changes)
 
 
 def test_numbers_that_break_are_reported() -> None:

@@ -164,8 +164,8 @@ def deviation_agrees(module: Any) -> None:
         new = rng.normal(5.0, 3.0, n)
         made.add(new)
         numbers = np.concatenate([numbers, new])
-        if n > 1:
-            assert made.value == pytest.approx(numbers.std(), rel=1e-12)
+        least = 0.1 * abs(numbers.mean())
+        assert made.value == pytest.approx(max(least, numbers.std()), rel=1e-12)
         again = module.RunningDeviation()
         again.load(json.loads(json.dumps(made.state())))
         made = again
@@ -173,9 +173,9 @@ def deviation_agrees(module: Any) -> None:
 
 def test_the_deviation_is_that_of_all_numbers() -> None:
     deviation_agrees(running)
-    same = RunningDeviation()
-    same.add(np.full(5, 0.1))
-    assert 0 < same.value < 1e-7
+    nothing = RunningDeviation()
+    nothing.add(np.zeros(5))
+    assert 0 < nothing.value < 1e-7
 
 
 @pytest.mark.parametrize(
@@ -185,6 +185,7 @@ def test_the_deviation_is_that_of_all_numbers() -> None:
         ("float(numbers.var()) * n +", "float(numbers.var()) +"),
         ("self._mean += apart * n", "self._mean -= apart * n"),
         ("math.sqrt(variance)", "variance"),
+        ("LEAST_SHARE * abs(self._mean), ", ""),
     ],
 )
 def test_a_broken_deviation_shows(line: str, instead: str) -> None:

@@ -59,3 +59,11 @@ class World:
 @pytest.fixture
 def world() -> type[World]:
     return World
+
+
+@pytest.fixture
+def free() -> World:
+    """A world whose learner is at work without end, so that no request waits."""
+    w = World(collection={"mode": "async"})
+    w.gateway.train(None)
+    return w

@@ -20,20 +20,23 @@ FIRST, TERMINATED, TRUNCATED, LEAVING, CONTINUED = 1, 2, 4, 8, 16
 
 OBSERVATION = Dict(
     {
-        "count": Box(0, 9, (2,), "int32"),  # what a Box of integers holds is not looked at
+        "bits": Box(0, 9, (2,), "uint64"),
+        "count": Box(0, 9, (2,), "int32"),  # is never too large
         "far": Box(-1, 1, (2,), "float64"),
         "half": Box(-1, 1, (3,), "float16"),
+        "long": Box(0, 9, (2,), "int64"),
         "pick": Discrete(3, start=-1),
         "plain": Box(-1, 1, (2, 2)),
         "several": MultiDiscrete([2, 3], start=[1, 0]),
     }
 )
-ACTION = Tuple([MultiDiscrete([2, 3]), Box(-1, 1, (1,)), MultiBinary(1)])
+ACTION = Tuple([MultiDiscrete([2, 3]), Box(-1, 3, (1,)), MultiBinary(1)])
 OPTIONS = [2, 3, 2]  # of each choice: a mask has seven columns
 DESK = Desk("d", OBSERVATION, ACTION, mask=True)
 REWARDS = [0.0, -0.0, 1e9, -1e9, 1.1e9, -1.1e9, 1.0000001e9, math.nan, math.inf, -math.inf]
-NUMBERS = [0.0, -1.0, 1e12, -1e12, 1.1e12, -1e13, 6e4, math.nan, math.inf, -math.inf]
+NUMBERS = [0.0, -1.0, 1e10, -1e10, 1.1e10, -1e11, 6e4, math.nan, math.inf, -math.inf]
 CHOICES = [-(2**31), -2, -1, 0, 1, 2, 3, 4]
+INTEGERS = [-(2**63), -(10**10) - 1, -(10**10), 0, 2**31, 10**10, 10**10 + 1, 2**63 - 1]
 
 
 def allowed_flags(flags: int) -> bool:
@@ -50,9 +53,7 @@ def allowed_flags(flags: int) -> bool:
 def good_leaf(value: np.ndarray, leaf: Leaf) -> bool:
     numbers = value.reshape(-1).tolist()
     if isinstance(leaf, Box):
-        if leaf.dtype.kind != "f":
-            return True
-        return all(math.isfinite(number) and abs(number) <= 1e12 for number in numbers)
+        return all(math.isfinite(number) and abs(number) <= 1e10 for number in numbers)
     if isinstance(leaf, Discrete):
         return all(leaf.start <= number < leaf.start + leaf.n for number in numbers)
     if isinstance(leaf, MultiBinary):
@@ -95,7 +96,9 @@ def faults(columns: Columns, opened: np.ndarray, busy: np.ndarray, row: int) -> 
     executed, executed_leaves = columns.executed or ([], [])
     for at in np.flatnonzero(np.array(executed) == row):
         for column, (_, leaf) in zip(executed_leaves, leaves(ACTION), strict=True):
-            if not good_leaf(column[at], leaf):
+            inside = not isinstance(leaf, Box) or (-1.00004 <= column[at]).all()
+            inside = inside and (not isinstance(leaf, Box) or (column[at] <= 3.00004).all())
+            if not (good_leaf(column[at], leaf) and inside):
                 found.add(ErrorCode.BAD_ACTION)
     return found
 
@@ -144,11 +147,20 @@ def test_every_flag_byte_in_every_state(opened, busy):
     assert passed == (0 if busy else 9 + 4 if opened else 4)
 
 
+def values_of(leaf: Leaf) -> list[Any]:
+    """Good and bad ones for it."""
+    if leaf.dtype.kind == "f":
+        return NUMBERS
+    if leaf.dtype.itemsize == 8 and isinstance(leaf, Box):
+        return [number for number in INTEGERS if leaf.dtype.kind == "i" or number >= 0]
+    return CHOICES
+
+
 def test_every_number_in_every_leaf():
     state = np.ones(3, bool), np.zeros(3, bool)
     refused = {}
     for i, (path, leaf) in enumerate(leaves(OBSERVATION)):
-        for number in NUMBERS if leaf.dtype.kind == "f" else CHOICES:
+        for number in values_of(leaf):
             for element in range(int(np.prod(leaf.shape))):
                 columns = good_columns(3)
                 with np.errstate(over="ignore"):
@@ -157,6 +169,7 @@ def test_every_number_in_every_leaf():
                         columns.observations[i][2] = number
                 refused[path] = refused.get(path, 0) + (not judge(columns, *state))
     assert refused[".count"] == 0
+    assert (refused[".long"], refused[".bits"]) == (4 * 2, 2 * 2)
     # Numbers that float16 cannot hold come as infinity.
     assert (refused[".plain"], refused[".far"], refused[".half"]) == (5 * 4, 5 * 2, 7 * 3)
 
@@ -182,7 +195,7 @@ def ticks(draw: Any) -> tuple[Columns, np.ndarray, np.ndarray]:
     columns = good_columns(n, draw(st.permutations(range(lanes)))[:n])
 
     def spoil(leaf: Leaf, column: np.ndarray) -> None:
-        values = NUMBERS if leaf.dtype.kind == "f" else CHOICES
+        values = values_of(leaf)
         flat = column.reshape(-1)
         if len(flat) and draw(st.integers(0, 25)) == 0:
             with np.errstate(over="ignore"):

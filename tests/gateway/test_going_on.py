@@ -212,7 +212,7 @@ def test_both_ways_say_and_store_the_same(pair, kind, lanes):
         {"reward": -2e9},
         {"obs": np.nan},
         {"obs": -np.inf},
-        {"obs": 2e12},
+        {"obs": 2e10},
         {"flags": [0, 255]},
         {"flags": [0, int(Flag.LEAVING)]},
         {"flags": [int(Flag.TRUNCATED | Flag.FIRST), 0]},

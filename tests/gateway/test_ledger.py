@@ -133,6 +133,25 @@ def test_asynchronous_learner_that_is_too_slow_bounds_the_queue(world):
     assert w.desk.store.finished_steps <= 2 * 64 + 5 * 12
 
 
+def test_asynchronous_batches_smaller_than_what_ends_at_once_lose_nothing(world):
+    """All lanes began together, so their unrolls end together: more than the queue may hold."""
+    w = world(
+        collection={
+            "mode": "async",
+            "fragment_length": 20,
+            "max_queued_batches": 1,
+            "max_policy_lag": 99,
+        },
+        training={"train_batch_size": 20, "minibatch_size": 20},
+    )
+    simulators = random.Random(5)
+    auditor, _ = play(w, simulators, ticks=0, simulators=1, mishaps=False)
+    auditor.ticks_to_learn = 1
+    play_more(w, auditor, simulators, 400)
+    assert auditor.updates > 50
+    assert w.desk.accounts.dropped["overflow"] == 0
+
+
 def play_more(w, auditor, rng, ticks):
     simulator = LedgerSimulator(9, 6, auditor, rng)
     w.tick((simulator.peer, simulator.hello()))

@@ -26,14 +26,6 @@ from sim_clients.protocol import (
 from tests.gateway.wire import SPEC, Peer
 
 
-@pytest.fixture
-def free(world):
-    """A world whose learner is at work without end, so that no request waits."""
-    w = world(collection={"mode": "async"})
-    w.gateway.train(None)
-    return w
-
-
 def kind(message):
     return type(message).__name__
 
@@ -447,27 +439,6 @@ def test_limits(world):
     assert Peer(w, b"b").hello(run_id=b"b" * 16).code == "limit_exceeded"
 
 
-def test_executed_actions_replace_what_was_sent(free):
-    peer = Peer(free)
-    peer.hello()
-    reply = peer.step()
-    told = np.frombuffer(reply.groups[0].actions[0], "<i8")
-    done = (int(told[1]) + 1) % 4
-    extras = {"action": [np.array([1], "<u4").tobytes(), [np.array([done], "<i8").tobytes()]]}
-    peer.step(flags=b"\0\0", extras=extras)
-    store, slots = free.desk.store, [0, 1]
-    rows = store.base[slots]
-    assert store.categories[rows, 0].tolist() == [told[0], done]
-    again = free.desk.served.log_prob(
-        tuple(c[rows] for c in store.obs),
-        None,
-        store.categories[rows],
-        store.reals[rows],
-        np.array(slots),
-    )
-    np.testing.assert_allclose(store.logp[rows], again, rtol=1e-6)
-
-
 def test_the_window_is_kept_and_a_waiting_step_is_not_forgotten(world):
     w = world()  # nobody is answered
     peer = Peer(w, specs=(SPEC._replace(lanes=3),))
@@ -507,20 +478,6 @@ def test_a_leaf_without_elements_is_harmless(free):
     group = StepGroup(None, b"\1\1", b"\0" * 8, columns, None)
     (reply,) = peer.send(encode(Step(1, [group])))
     assert kind(reply) == "Actions"
-
-
-def test_an_executed_action_that_the_mask_forbids_is_not_learned_from(free):
-    peer = Peer(free, specs=(GroupSpec("agent", Box(-1, 1, (1,)), Discrete(3), 1, mask=True),))
-    peer.hello()
-    mask = {"mask": b"\1\1\0"}
-    group = StepGroup(None, b"\1", b"\0" * 4, [b"\0" * 4], mask)
-    peer.send(encode(Step(1, [group])))
-    done = {**mask, "action": [b"\0" * 4, [np.array([2], "<i8").tobytes()]]}
-    (reply,) = peer.send(encode(Step(2, [group._replace(flags=b"\0", extras=done)])))
-    assert kind(reply) == "Actions"
-    assert free.desk.accounts.dropped["interrupted"] == 1
-    assert np.isfinite(free.desk.store.logp[free.desk.store.base[0]])
-    free.balances()
 
 
 def test_a_bad_row_never_gives_others_each_others_actions(free):

@@ -1,0 +1,92 @@
+"""Simulators that did something else than they were told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sim_clients.protocol import Actions, Box, Discrete, Error, GroupSpec, Step, StepGroup, encode
+from tests.gateway.wire import Peer
+
+
+def test_executed_actions_replace_what_was_sent(free):
+    peer = Peer(free)
+    peer.hello()
+    reply = peer.step()
+    told = np.frombuffer(reply.groups[0].actions[0], "<i8")
+    done = (int(told[1]) + 1) % 4
+    extras = {"action": [np.array([1], "<u4").tobytes(), [np.array([done], "<i8").tobytes()]]}
+    peer.step(flags=b"\0\0", extras=extras)
+    store, slots = free.desk.store, [0, 1]
+    rows = store.base[slots]
+    assert store.categories[rows, 0].tolist() == [told[0], done]
+    again = free.desk.served.log_prob(
+        tuple(c[rows] for c in store.obs),
+        None,
+        store.categories[rows],
+        store.reals[rows],
+        np.array(slots),
+    )
+    np.testing.assert_allclose(store.logp[rows], again, rtol=1e-6)
+
+
+def test_an_executed_action_that_the_mask_forbids_is_not_learned_from(free):
+    peer = Peer(free, specs=(GroupSpec("agent", Box(-1, 1, (1,)), Discrete(3), 1, mask=True),))
+    peer.hello()
+    mask = {"mask": b"\1\1\0"}
+    group = StepGroup(None, b"\1", b"\0" * 4, [b"\0" * 4], mask)
+    peer.send(encode(Step(1, [group])))
+    done = {**mask, "action": [b"\0" * 4, [np.array([2], "<i8").tobytes()]]}
+    (reply,) = peer.send(encode(Step(2, [group._replace(flags=b"\0", extras=done)])))
+    assert isinstance(reply, Actions)
+    assert free.desk.accounts.dropped["interrupted"] == 1
+    assert np.isfinite(free.desk.store.logp[free.desk.store.base[0]])
+    free.balances()
+
+
+def acting_on(world, box: Box) -> Peer:
+    """A lane that has begun an episode and was told an action of the box."""
+    world.gateway.train(None)
+    peer = Peer(world, specs=(GroupSpec("agent", Box(-1, 1, (3,)), box, 1),))
+    peer.hello()
+    assert isinstance(peer.step(flags=b"\1"), Actions)
+    return peer
+
+
+def did(peer: Peer, numbers: list[float]):
+    """What the server says to a lane that goes on after it did that."""
+    column = np.array(numbers, "<f4").tobytes()
+    return peer.step(flags=b"\0", extras={"action": [b"\0" * 4, [column]]})
+
+
+@pytest.mark.parametrize("numbers", [[1.0, 3.001], [-1.001, 3.0], [1e9, 0.0]])
+def test_outside_its_box_nothing_can_have_been_done(free, numbers):
+    peer = acting_on(free, Box(np.float32([-1, 2]), np.float32([1, 3]), (2,)))
+    error = did(peer, numbers)
+    assert isinstance(error, Error)
+    assert (error.code, error.fatal) == ("bad_action", False)
+    assert "expected an action of Box" in error.text
+    assert "as declared" in error.text
+    assert isinstance(did(peer, [-1.0, 3.000005]), Actions), "rounding is not a mistake"
+    free.balances()
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "TQC", "TD3", "DDPG"])
+def test_who_learns_from_anything_learns_from_what_is_improbable(world, algorithm):
+    """A safety controller that takes over at the bounds is an example like any other."""
+    w = world(algorithm=algorithm, collection={"mode": "async"}, training={"random_steps": 0})
+    peer = acting_on(w, Box(-1, 1, (6,)))
+    assert isinstance(did(peer, [1.0] * 6), Actions)
+    assert w.desk.accounts.dropped["interrupted"] == 0
+    store = w.desk.store
+    np.testing.assert_array_equal(store.reals[store.base[0]], np.ones(6))
+    w.balances()
+
+
+def test_who_learns_from_ratios_does_not(free):
+    peer = acting_on(free, Box(-np.inf, np.inf, (2,)))
+    assert isinstance(did(peer, [3.0, 3.0]), Actions)
+    assert free.desk.accounts.dropped["interrupted"] == 0
+    assert isinstance(did(peer, [100.0, 3.0]), Actions)
+    assert free.desk.accounts.dropped["interrupted"] == 1
+    free.balances()
