@@ -17,6 +17,7 @@ Rewards are stored as sent; scaling and clipping are the learner's.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -185,6 +186,16 @@ class Batch:
         for b, lane in enumerate(self.lanes.tolist()):
             turn[b] = seen[lane] = seen.get(lane, -1) + 1
         return [np.flatnonzero(turn == i) for i in range(int(turn.max(initial=0)) + 1)]
+
+    def stretches(self) -> Iterator[tuple[int, int, int]]:
+        """Every part of an unroll that lies within one episode: its column, its first step, and the
+        one behind its last. Column by column, in the order of time."""
+        ended = self.terminated | self.truncated
+        for b, length in enumerate(self.lengths.tolist()):
+            ends = [*(np.flatnonzero(ended[:length, b]) + 1).tolist(), length]
+            for start, end in zip([0, *ends[:-1]], ends, strict=True):
+                if end > start:
+                    yield b, start, end
 
     def columns(self, which: np.ndarray) -> Batch:
         """Some of the unrolls, int64 `[b]`, without `missed`."""

@@ -53,6 +53,10 @@ class ApexDQNTraining(ReplayTraining):
         options.integer("replay_shards", 0)
         if self.replay_shards and self.replay_on_gpu:
             options.refuse("replay_shards", "replay_on_gpu", "its processes have no GPU")
+        if self.buffer_size < 2 * self.replay_shards * self.steps_per_update:
+            options.refuse(
+                "buffer_size", "replay_shards", "each of them must hold two batches at least"
+            )
         for name in ("double", "dueling"):
             options.flag(name)
         if not self.prioritized:

@@ -23,6 +23,8 @@ What can be set is in `dqn_options`. Where this page deviates:
 - beta stays where it is instead of rising to 1; weights are divided by the largest of a draw.
 - Noise is drawn for each gradient step and for each published version: all lanes act with one, and
   `double` chooses a* with the noise of the loss, not with one of its own.
+- With masks the last step of a truncated episode is not learned from: simulators do not tell which
+  actions were allowed behind it.
 """
 
 from __future__ import annotations

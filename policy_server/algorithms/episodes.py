@@ -88,22 +88,16 @@ class EpisodeAssembler:
         states = np.zeros((len(batch.lengths), 0)) if batch.state is None else batch.state
         over: list[list[np.ndarray]] = []
         begun: list[np.ndarray] = []
-        for b, (lane, length) in enumerate(
-            zip(batch.lanes.tolist(), batch.lengths.tolist(), strict=True)
-        ):
-            start, t = 0, int(batch.first_t[b])
-            for end in [*(np.flatnonzero(ended[:length, b]) + 1).tolist(), length]:
-                if end == start:
-                    continue
-                episode = int(batch.episodes[start, b])
-                one = self._continued(lane, episode, t, states[b] if start == 0 else states[b] * 0)
-                one.add([column[start:end, b].copy() for column in columns])
-                if ended[end - 1, b]:
-                    begun.append(one.state)
-                    over.append(self._close(lane))
-                elif one.steps > LONGEST:
-                    self._give_up(lane)
-                start, t = end, 0
+        for b, start, end in batch.stretches():
+            lane, episode = int(batch.lanes[b]), int(batch.episodes[start, b])
+            t, state = (0, states[b] * 0) if start else (int(batch.first_t[b]), states[b])
+            one = self._continued(lane, episode, t, state)
+            one.add([column[start:end, b].copy() for column in columns])
+            if ended[end - 1, b]:
+                begun.append(one.state)
+                over.append(self._close(lane))
+            elif one.steps > LONGEST:
+                self._give_up(lane)
         if not over:
             return None
         joined = [np.concatenate(column) for column in zip(*over, strict=True)]

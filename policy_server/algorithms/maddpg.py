@@ -25,6 +25,8 @@ Where this page deviates:
 - Drawn choices are hard in the forward pass. The authors' code keeps soft ones in its replay buffer;
   simulators are told one option, and that is what is replayed.
 - Policies of others are known, not inferred (section 4.2), and there are no ensembles (4.3).
+- With masks the last step of a truncated episode is not learned from: simulators do not tell which
+  actions were allowed behind it.
 """
 
 from __future__ import annotations

@@ -68,7 +68,6 @@ from policy_server.networks.snapshot import as_tensor
 from policy_server.stepwise import Steps, at_once
 from policy_server.types import ActionLayout, Batch, PolicySpaces, PolicyState
 
-
 LEAST_LOG_PROB = -50.0
 """Before the update, of what an agent did: absurd observations round to less, and the ratio to that
 would overflow."""

@@ -25,7 +25,8 @@ class MAPPOTraining(Training):
         num_epochs: how often each step is used.
         clip_param: epsilon, how far the ratio of each agent may move from 1, > 0.
         share_parameters: one actor for all agents, which must be alike; it is told whose turn it
-            is. Otherwise each agent has its own.
+            is. Otherwise each agent has its own, as it has in any case of the deviations of reals
+            where `model.free_log_std` says that they are no outputs of the actor.
         normalize_values: the value function learns returns divided by their running deviation, less
             their running mean.
         vf_clip_param: cut-off of the *squared* error of the value function, in squared units of what

@@ -66,22 +66,16 @@ class MirroredReturns:
         for episode in batch.missed.tolist():
             self._miss(episode)
         ended = batch.terminated | batch.truncated
-        for b, (lane, length) in enumerate(
-            zip(batch.lanes.tolist(), batch.lengths.tolist(), strict=True)
-        ):
-            start, t = 0, int(batch.first_t[b])
-            for end in [*(np.flatnonzero(ended[:length, b]) + 1).tolist(), length]:
-                if end == start:
-                    continue
-                part = float(rewards[start:end, b].sum(dtype=np.float64))
-                one = self._continued(lane, int(batch.episodes[start, b]), t)
-                if one is not None:
-                    one = _Open(one.episode, one.next_t + end - start, one.total + part)
-                    if ended[end - 1, b]:
-                        self._over(one)
-                    else:
-                        self._open[lane] = one
-                start, t = end, 0
+        for b, start, end in batch.stretches():
+            lane, episode = int(batch.lanes[b]), int(batch.episodes[start, b])
+            part = float(rewards[start:end, b].sum(dtype=np.float64))
+            one = self._continued(lane, episode, 0 if start else int(batch.first_t[b]))
+            if one is not None:
+                one = _Open(one.episode, one.next_t + end - start, one.total + part)
+                if ended[end - 1, b]:
+                    self._over(one)
+                else:
+                    self._open[lane] = one
 
     def _continued(self, lane: int, episode: int, t: int) -> _Open | None:
         """What there is of the lane's episode, which goes on with step t; None: not all of it."""

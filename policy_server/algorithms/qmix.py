@@ -25,6 +25,8 @@ et al., Value-decomposition networks, https://arxiv.org/abs/1706.05296. What can
 - Agents see what their simulator shows them: not their last action, unless it is part of that.
 - Adam instead of RMSProp; utilities have no memory unless `model.memory` says so.
 - Errors beyond `ERROR_LIMIT` are not learned from.
+- With masks the last step of an unroll, and of a truncated episode, is not learned from: which actions
+  were allowed behind it is not known.
 """
 
 from __future__ import annotations
@@ -51,7 +53,6 @@ from policy_server.replay.sequences import DrawnSequences
 from policy_server.stepwise import Steps, at_once
 from policy_server.types import Batch, PolicySpaces, PolicyState
 from sim_clients.protocol.spaces import Dict
-
 
 ERROR_LIMIT = 1e15
 """What is further off is not learned from: an absurd state, which mixing weights multiply, makes

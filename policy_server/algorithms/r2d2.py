@@ -24,6 +24,8 @@ Source: Kapturowski et al., Recurrent Experience Replay in Distributed Reinforce
 - n-step returns are shorter at the end of a sequence, and bootstrap from what is seen there.
 - All lanes explore with the same epsilon, on a schedule.
 - beta stays where it is; weights are divided by the largest of a draw.
+- With masks the last step of an unroll, and of a truncated episode, is not learned from: which actions
+  were allowed behind it is not known.
 """
 
 from __future__ import annotations

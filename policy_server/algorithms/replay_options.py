@@ -31,7 +31,8 @@ class ReplayTraining(Training):
         prioritized_beta: how much of the bias is corrected, 0..1.
         prioritized_eps: least surprise, > 0.
         n_step: rewards in a return before it bootstraps.
-        target_update_steps: collected steps between two moves of the target network.
+        target_update_steps: collected steps between two moves of the target network, counted in
+            whole updates; 1: it moves with each gradient step.
         tau: how far it moves, 0..1; 1: a copy.
         grad_clip: limit of the gradient, > 0; None: no limit.
         grad_clip_by: what is limited: "global_norm" (norm of the whole gradient), "norm" (of

@@ -24,6 +24,8 @@ page deviates:
 - log alpha is what is stepped, as in the authors' code.
 - Of the actions that an n-step return leads through, only the one behind it, inside V, has its
   entropy counted; those between do not.
+- With masks the last step of a truncated episode is not learned from: simulators do not tell which
+  actions were allowed behind it.
 """
 
 from __future__ import annotations

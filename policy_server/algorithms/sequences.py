@@ -65,13 +65,11 @@ class SequenceNetwork(Protocol):
 def pieces(batch: Batch, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the sequences of a batch begin: t and b, int64 `[M]` each, and their lengths. A new one
     begins with each unroll, with each episode, and after `longest` steps."""
-    found: list[tuple[int, int, int]] = []
-    ended = batch.terminated | batch.truncated
-    for b, length in enumerate(batch.lengths.tolist()):
-        start = 0
-        for end in [*(np.flatnonzero(ended[:length, b]) + 1).tolist(), length]:
-            found += [(t, b, min(longest, end - t)) for t in range(start, end, longest)]
-            start = end
+    found = [
+        (t, b, min(longest, end - t))
+        for b, start, end in batch.stretches()
+        for t in range(start, end, longest)
+    ]
     columns = np.array(found, np.int64).reshape(-1, 3)
     return columns[:, 0], columns[:, 1], columns[:, 2]
 

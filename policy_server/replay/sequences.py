@@ -138,7 +138,7 @@ class SequenceBuffer:
             t, b, lengths, burned, states = (
                 column[keep] for column in (t, b, lengths, burned, states)
             )
-        if len(t) > self.capacity:  # only the newest have room
+        if len(t) > self.capacity:  # not all of them have room
             t, b, lengths, burned, states = (
                 column[-self.capacity :] for column in (t, b, lengths, burned, states)
             )
@@ -154,15 +154,11 @@ class SequenceBuffer:
     def _cut(self, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """First step to learn from, column and length of each sequence, and whether there is room
         to warm up in front of it."""
-        found: list[tuple[int, int, int, bool]] = []
-        ended = batch.terminated | batch.truncated
-        for b, length in enumerate(batch.lengths.tolist()):
-            start = 0
-            for end in [*(np.flatnonzero(ended[:length, b]) + 1).tolist(), length]:
-                for t in range(start, end, self._length):
-                    burned = 0 < self._burn_in <= t - start
-                    found.append((t, b, min(self._length, end - t), burned))
-                start = end
+        found = [
+            (t, b, min(self._length, end - t), 0 < self._burn_in <= t - start)
+            for b, start, end in batch.stretches()
+            for t in range(start, end, self._length)
+        ]
         columns = np.array(found, np.int64).reshape(-1, 4)
         return columns[:, 0], columns[:, 1], columns[:, 2], columns[:, 3].astype(bool)
 

@@ -5,7 +5,8 @@ begin another unroll while
 
     promised = finished steps + open unrolls * T  <  steps per batch,
 
-else its request waits until the learner is done. Fast lanes wait for slow ones, but no longer
+else its request waits until the learner is done. Where no step is ever too old and T is given, a
+batch has room for an unroll of each lane, so that nobody waits for others. Fast lanes wait for slow ones, but no longer
 than `straggler_s`; then they collect the rest themselves and the slow lanes' unrolls are cut
 short (their step in flight is dropped as stale).
 
@@ -88,7 +89,7 @@ class Collector:
         promised = (
             self.store.finished_steps + self.store.open_unrolls * self.store.length + self._granted
         )
-        if promised < self.batch_steps or (not self.learning and self._lifted(now)):
+        if promised < self._wanted or (not self.learning and self._lifted(now)):
             return True
         if self._waiting_since is None:
             self._waiting_since = now
@@ -115,7 +116,15 @@ class Collector:
         if self.store.open_unrolls or self.store.finished or self._granted:
             return
         share = math.ceil(self.batch_steps / max(1, self.lanes))
-        self.store.set_length(min(self.config.fragment_length or share, self.batch_steps))
+        length = self.config.fragment_length or share
+        self.store.set_length(length if self.off_policy else min(length, self.batch_steps))
+
+    @property
+    def _wanted(self) -> int:
+        """Steps of a synchronous batch."""
+        if self.off_policy and self.config.fragment_length:
+            return max(self.batch_steps, self.lanes * self.store.length)
+        return self.batch_steps
 
     def _lifted(self, now: float) -> bool:
         since = self._waiting_since
@@ -137,7 +146,7 @@ class Collector:
             return False
         if not self.synchronous:
             return store.finished_steps >= self.batch_steps
-        if store.finished_steps >= self.batch_steps and store.open_unrolls == 0:
+        if store.finished_steps >= self._wanted and store.open_unrolls == 0:
             return True
         return self._lifted(now) and store.finished_steps + store.open_steps >= self.batch_steps
 

@@ -278,7 +278,7 @@ def test_only_whole_pairs_count() -> None:
         ("(total, one.total) if half", "(one.total, total) if half"),
         ("one.next_t + end - start", "one.next_t + end - start + 1"),
         ("one.total + part", "part"),
-        ("start, t = end, 0", "start = end"),
+        ("0 if start else int(batch.first_t[b])", "int(batch.first_t[b])"),
         ("for episode in batch.missed.tolist():", "for episode in []:"),
         ("        self._waiting.pop(number, None)\n", ""),
         ("self._miss(one.episode)", "pass"),
