@@ -177,7 +177,7 @@ class CollectionConfig:
             size / lanes; async, 64.
         max_policy_lag: async: unrolls whose oldest step is more versions behind are dropped.
         max_queued_batches: async: finished unrolls beyond this many batches (and beyond one unroll
-            of each lane) are dropped, oldest first.
+            of each lane and a batch) are dropped, oldest first.
         straggler_s: sync: seconds that fast lanes wait for slow ones before they collect more
             than their share.
     """

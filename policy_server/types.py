@@ -78,8 +78,9 @@ class ActionLayout:
         self.nvec = np.concatenate([choices(leaf) for _, leaf in self.leaves] or [none])
         boxes = [leaf for _, leaf in self.leaves if isinstance(leaf, Box)]
         flat = [(b.low.reshape(-1), b.high.reshape(-1)) for b in boxes]
-        self.low = np.concatenate([low for low, _ in flat] or [none]).astype(np.float32)
-        self.high = np.concatenate([high for _, high in flat] or [none]).astype(np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is no bound
+            self.low = np.concatenate([low for low, _ in flat] or [none]).astype(np.float32)
+            self.high = np.concatenate([high for _, high in flat] or [none]).astype(np.float32)
 
     @property
     def categories(self) -> int:

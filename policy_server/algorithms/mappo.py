@@ -68,9 +68,8 @@ from policy_server.networks.snapshot import as_tensor
 from policy_server.stepwise import Steps, at_once
 from policy_server.types import ActionLayout, Batch, PolicySpaces, PolicyState
 
-LEAST_LOG_PROB = -50.0
-"""Before the update, of what an agent did: absurd observations round to less, and the ratio to that
-would overflow."""
+MOST_LOG_RATIO = 50.0
+"""Absurd observations round so that what was done seems impossible: the ratio to that would overflow."""
 
 
 class Minibatch(NamedTuple):
@@ -107,7 +106,7 @@ def mappo_loss(
     assert mb.advantages.shape == mb.returns.shape == values.shape
     assert mb.logp.shape == (len(values), len(policies)), mb.logp.shape
     new = log_probs(policies, mb.categories, mb.reals)
-    ratios = torch.exp(new - mb.logp)
+    ratios = torch.exp((new - mb.logp).clamp(max=MOST_LOG_RATIO))
     advantages = mb.advantages.expand_as(ratios)
     surrogate = clipped_surrogate(ratios.flatten(), advantages.flatten(), config.clip_param).mean()
     vf_error = clipped_squared_error(values.flatten(), mb.returns.flatten(), config.vf_clip_param)
@@ -252,7 +251,7 @@ class MAPPO:
         reals = [steps.reals[:, member.reals] for member in self._members]
         heads = steps.obs.evaluate(steps.rows, lambda o: torch.cat(self.network.heads(o), dim=1))
         policies = self._policies(torch.split(heads, self.network.widths, dim=1), steps.mask)
-        logp = log_probs(policies, categories, reals).detach().clamp(min=LEAST_LOG_PROB)
+        logp = log_probs(policies, categories, reals).detach()
         metrics = {
             "vf_explained_var": float(torch.stack(list(explained)).mean()),
             "first_ratio_error": (logp.sum(1) - steps.logp).expm1().abs().max().item(),

@@ -19,6 +19,8 @@ class SequenceTraining(ReplayTraining):
         sequence_length: steps of a sequence that are learned from.
         burn_in: steps in front of them that only bring the memory up to date, where there is one,
             <= sequence_length.
+        steps_per_update: steps that one update takes from the simulators, or an unroll of each lane
+            if that is more; its gradient steps are those of samples_per_insert.
         rollout_fragment_length: steps of one unroll; the longer, the more sequences have a burn-in.
         epsilon: share of random actions (in a group, of each agent's) over the policy's steps:
             [[step, value], ...], linear in between, constant behind the last.
@@ -49,6 +51,10 @@ class SequenceTraining(ReplayTraining):
             options.refuse("burn_in", "sequence_length", "the burn-in is not the longer one")
         if self.buffer_size < 2 * self.sequence_length:
             options.refuse("buffer_size", "sequence_length", "the buffer must hold two sequences")
+
+    @property
+    def batch_steps(self) -> int:
+        return max(self.steps_per_update, self.rollout_fragment_length)
 
     @property
     def fragment_length(self) -> int:

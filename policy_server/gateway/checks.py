@@ -35,7 +35,7 @@ NUMBER_LIMIT = 1e10
 """Larger rewards, and larger numbers in a Box, are a simulator's mistake; multiplied with one another
 they would overflow where networks compute, and end the training of everybody else."""
 ROUNDING = 1e-5
-"""Of the width of a Box: executed actions may be so far outside."""
+"""Of the larger bound of a Box: executed actions may be so far outside."""
 
 
 class ColumnChecks:
@@ -45,6 +45,7 @@ class ColumnChecks:
         self.observation = reader.observation
         self.action = reader.action
         self.mask_width = reader.mask_width
+        self._bounds = [_bounds(leaf) for _, leaf in self.action]
         ends = np.cumsum(layout.nvec)
         self._segments = (ends - layout.nvec).astype(np.intp)
 
@@ -169,8 +170,22 @@ class ColumnChecks:
             rows, leaves_ = columns.executed
             for column, (path, leaf) in zip(leaves_, self.action, strict=True):
                 check_leaf(column, leaf, f"action{path}", ErrorCode.BAD_ACTION, rows)
-                if isinstance(leaf, Box):
-                    _check_bounds(column, leaf, f"action{path}", rows)
+            # Others tell nothing: there was no action, or nobody knows which.
+            flags = columns.flags[rows]
+            told = opened[columns.slots[rows]] & ((flags & Flag.CONTINUED) == 0)
+            told &= ((flags & Flag.FIRST) == 0) | ((flags & Flag.ENDED) != 0)
+            self._check_bounds(rows[told], [column[told] for column in leaves_])
+
+    def _check_bounds(self, rows: np.ndarray, action: list[np.ndarray]) -> None:
+        """Actions that were executed are within their Box, up to rounding. Raises RowError."""
+        for column, (path, leaf), bounds in zip(action, self.action, self._bounds, strict=True):
+            if bounds is not None:
+                good = (column >= bounds[0]) & (column <= bounds[1])
+                if not good.all():
+                    expected = f"an action of {leaf}, as declared"
+                    raise _wrong_value(
+                        column, good, f"action{path}", ErrorCode.BAD_ACTION, rows, expected
+                    )
 
     @staticmethod
     def _name_wrong(columns: Columns, opened: np.ndarray, busy: np.ndarray) -> None:
@@ -312,34 +327,35 @@ def check_leaf(
         nvec = choices(leaf).reshape(leaf.shape)
         good = (column >= start) & (column < start + nvec)
         expected = "a choice within the space"
-    _refuse_others(column, good, path, code, rows, expected)
+    if not good.all():
+        raise _wrong_value(column, good, path, code, rows, expected)
 
 
-def _check_bounds(column: np.ndarray, leaf: Box, path: str, rows: np.ndarray) -> None:
-    """Actions that were executed are within their Box, up to rounding. Raises RowError."""
+def _bounds(leaf: Leaf) -> tuple[np.ndarray, np.ndarray] | None:
+    """Between which executed actions must be: those of the Box, with room for rounding; None where
+    options are counted."""
+    if not isinstance(leaf, Box):
+        return None
     low, high = leaf.low.astype(np.float64), leaf.high.astype(np.float64)
-    width = high - low
-    slack = np.where(np.isfinite(width), ROUNDING * width, 0.0)
-    good = (column >= low - slack) & (column <= high + slack)
-    expected = f"an action of {leaf}, as declared"
-    _refuse_others(column, good, path, ErrorCode.BAD_ACTION, rows, expected)
+    sizes = [np.where(np.isfinite(bound), np.abs(bound), 1.0) for bound in (low, high)]
+    slack = ROUNDING * np.maximum(*sizes)
+    with np.errstate(over="ignore"):
+        return low - slack, high + slack
 
 
-def _refuse_others(
+def _wrong_value(
     column: np.ndarray,
     good: np.ndarray,
     path: str,
     code: str,
     rows: np.ndarray | None,
     expected: str,
-) -> None:
-    """Raises RowError at the first row with a value that is not good; both `[n, *leaf.shape]`."""
-    if good.all():
-        return
+) -> RowError:
+    """Names the first value that is not good; both arrays `[n, *leaf.shape]`."""
     wrong = ~good.reshape(len(column), -1).all(axis=1)
     row = int(np.flatnonzero(wrong)[0])
     value = column[row].reshape(-1)[~good[row].reshape(-1)][0]
-    raise RowError(
+    return RowError(
         row if rows is None else int(rows[row]), code, f"{path}: expected {expected}, got {value}"
     )
 

@@ -232,6 +232,10 @@ class PolicyDesk:
             return
         slots = slots[told]
         categories, actions = self.served.layout.from_leaves([column[told] for column in action])
+        other = ~self._as_told(slots, categories, actions)
+        if not other.any():
+            return
+        slots, categories, actions = slots[other], categories[other], actions[other]
         reals = self.served.scale.from_simulator(actions)
         obs, mask = self.store.pending_inputs(slots)
         logp = self.served.log_prob(obs, mask, categories, reals, slots)
@@ -239,6 +243,16 @@ class PolicyDesk:
         # What the policy would never do nobody can learn from: a masked option, for one.
         least = -np.inf if self.collector.off_policy else LEAST_LOG_PROB
         self._interrupt(slots[~(logp > least)])
+
+    def _as_told(
+        self, slots: np.ndarray, categories: np.ndarray, actions: np.ndarray
+    ) -> np.ndarray:
+        """bool[n]: it is what the lane was sent, of which more is known than simulators can tell:
+        what reals were before they were cut to their bounds."""
+        options, reals = self.store.pending_action(slots)
+        sent = self.served.scale.to_simulator(reals)
+        close = np.isclose(actions, sent, rtol=1e-5, atol=1e-6)
+        return (categories == options).all(axis=1) & close.all(axis=1)
 
     def _leave(self, slots: np.ndarray, flags: np.ndarray, obs: Leaves) -> None:
         """Lanes that go idle. What is complete of their unrolls is kept."""

@@ -21,6 +21,10 @@ FIRST_WAIT_S = 0.25
 WAIT_EVERY_S = 1.0
 
 
+Asked = list[tuple[PolicyDesk, np.ndarray]]
+"""The lanes of a request that want an unroll, int64 `[n]`, and their desk; a desk may be there twice."""
+
+
 class WaitingRoom:
     """Holds requests and lets them go.
 
@@ -56,11 +60,11 @@ class WaitingRoom:
         staying: list[Request] = []
         refusing: list[PolicyDesk | None] = []  # per request that stays
         for request in requests:
-            asked: dict[PolicyDesk, int] = {}
+            asked: Asked = []
             for (_, desk, part), at in zip(request.parts, request.spans, strict=True):
                 if desk in wanting:
-                    count = int(wanting[desk][at : at + part.rows].sum())
-                    asked[desk] = asked.get(desk, 0) + count
+                    rows = slice(at, at + part.rows)
+                    asked.append((desk, works[desk].slots[rows][wanting[desk][rows]]))
             early = closed or request.starting
             refused = None if early else _grant(asked, now)
             if early or refused:
@@ -148,12 +152,12 @@ class WaitingRoom:
             if request.starting:
                 staying.append(request)
                 continue
-            asked: dict[PolicyDesk, int] = {}
+            asked: Asked = []
             for (_, desk, _), work in zip(request.parts, request.work, strict=True):
                 wants = desk.wants(work.slots)
                 if work.acting is not None:
                     wants &= work.acting
-                asked[desk] = asked.get(desk, 0) + int(wants.sum())
+                asked.append((desk, work.slots[wants]))
             refused = _grant(asked, now)
             self._cut(request, refused)
             (staying if refused else going).append(request)
@@ -170,12 +174,11 @@ class WaitingRoom:
                 self.changed = True
 
 
-def _grant(asked: dict[PolicyDesk, int], now: float) -> PolicyDesk | None:
+def _grant(asked: Asked, now: float) -> PolicyDesk | None:
     """Grants a request the unrolls it wants of each desk: all, or none and the one that refused."""
-    wanted = {desk: unrolls for desk, unrolls in asked.items() if unrolls}
-    for desk in wanted:
-        if not desk.collector.would_grant(now):
+    for desk, lanes in asked:
+        if len(lanes) and not desk.collector.would_grant(lanes, now):
             return desk
-    for desk, unrolls in wanted.items():
-        desk.collector.grant(unrolls)
+    for desk, lanes in asked:
+        desk.collector.grant(len(lanes))
     return None

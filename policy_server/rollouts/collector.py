@@ -5,8 +5,8 @@ begin another unroll while
 
     promised = finished steps + open unrolls * T  <  steps per batch,
 
-else its request waits until the learner is done. Where no step is ever too old and T is given, a
-batch has room for an unroll of each lane, so that nobody waits for others. Fast lanes wait for slow ones, but no longer
+else its request waits until the learner is done. Where no step is ever too old and T is given, lanes
+that have no part in the batch yet may join it in any case: a short batch is not a reason to take turns. Fast lanes wait for slow ones, but no longer
 than `straggler_s`; then they collect the rest themselves and the slow lanes' unrolls are cut
 short (their step in flight is dropped as stale).
 
@@ -79,8 +79,8 @@ class Collector:
         """A batch is being filled."""
         return not (self.paused or (self.learning and not self.ahead))
 
-    def would_grant(self, now: float) -> bool:
-        """May more unrolls begin?"""
+    def would_grant(self, lanes: np.ndarray, now: float) -> bool:
+        """May these lanes, int64 `[n]`, begin an unroll each?"""
         if not self.synchronous:
             return True
         if not self.collecting:
@@ -89,7 +89,9 @@ class Collector:
         promised = (
             self.store.finished_steps + self.store.open_unrolls * self.store.length + self._granted
         )
-        if promised < self._wanted or (not self.learning and self._lifted(now)):
+        if promised < self.batch_steps or (not self.learning and self._lifted(now)):
+            return True
+        if self.off_policy and self.config.fragment_length and self._new(lanes):
             return True
         if self._waiting_since is None:
             self._waiting_since = now
@@ -116,15 +118,11 @@ class Collector:
         if self.store.open_unrolls or self.store.finished or self._granted:
             return
         share = math.ceil(self.batch_steps / max(1, self.lanes))
-        length = self.config.fragment_length or share
-        self.store.set_length(length if self.off_policy else min(length, self.batch_steps))
+        self.store.set_length(min(self.config.fragment_length or share, self.batch_steps))
 
-    @property
-    def _wanted(self) -> int:
-        """Steps of a synchronous batch."""
-        if self.off_policy and self.config.fragment_length:
-            return max(self.batch_steps, self.lanes * self.store.length)
-        return self.batch_steps
+    def _new(self, lanes: np.ndarray) -> bool:
+        """None of them has a part in this batch."""
+        return not {unroll.lane for unroll in self.store.finished}.intersection(lanes.tolist())
 
     def _lifted(self, now: float) -> bool:
         since = self._waiting_since
@@ -146,7 +144,7 @@ class Collector:
             return False
         if not self.synchronous:
             return store.finished_steps >= self.batch_steps
-        if store.finished_steps >= self._wanted and store.open_unrolls == 0:
+        if store.finished_steps >= self.batch_steps and store.open_unrolls == 0:
             return True
         return self._lifted(now) and store.finished_steps + store.open_steps >= self.batch_steps
 
@@ -194,10 +192,10 @@ class Collector:
             self._discard(gone, Drop.STALE)
 
     def _drop_surplus(self) -> None:
-        # Lanes that began together end together: an unroll of each must have room.
-        limit = max(
-            self.config.max_queued_batches * self.batch_steps, self.lanes * self.store.length
-        )
+        # Lanes that began together end together: an unroll of each must have room, beside what was
+        # left over from the last batch.
+        one_each = self.lanes * self.store.length + self.batch_steps
+        limit = max(self.config.max_queued_batches * self.batch_steps, one_each)
         while self.store.finished_steps > limit:
             unroll = self.store.pop()
             self.store.release([unroll])

@@ -229,6 +229,11 @@ class UnrollStore:
         self.reals[rows] = reals
         self.logp[rows] = logp
 
+    def pending_action(self, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Categories and reals of the pending steps of `lanes` (which all record)."""
+        rows = self.base[lanes] + self.t[lanes]
+        return self.categories[rows], self.reals[rows]
+
     def pending_inputs(self, lanes: np.ndarray) -> tuple[Leaves, np.ndarray | None]:
         """Observations and masks behind the pending steps of `lanes` (which all record)."""
         rows = self.base[lanes] + self.t[lanes]

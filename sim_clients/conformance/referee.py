@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -79,7 +78,7 @@ class Referee:
             speaks = not flags & (Flag.FIRST | Flag.CONTINUED) or flags & Flag.ENDED
             if row in acted and not speaks:
                 raise self._bad(ErrorCode.BAD_ACTION, step, f"{where}: there is no previous action")
-            if speaks and not math.isfinite(reward):
+            if speaks and not abs(reward) <= 1e9:
                 raise self._bad(ErrorCode.BAD_REWARD, step, f"{where}: {reward}")
             moves.append((spec.name, lane, flags, reward))
         return moves
@@ -120,8 +119,9 @@ class Referee:
                     code, step, f"{spec.name}{path}: {len(column)} bytes of {what} for {n} rows"
                 )
             values = np.frombuffer(column, leaf.dtype)
-            if leaf.dtype.kind == "f" and not np.isfinite(values).all():
-                raise self._bad(code, step, f"{spec.name}{path}: NaN or infinity in {what}")
+            if isinstance(leaf, spaces.Box) and not (np.abs(values.astype(float)) <= 1e10).all():
+                text = f"{spec.name}{path}: NaN or infinity in {what}, or beyond +-1e10"
+                raise self._bad(code, step, text)
 
     def _move(self, lane: tuple[str, int], flags: int, reward: float) -> None:
         rewards = self._running.get(lane)

@@ -174,7 +174,8 @@ def optimizers(owner: Any) -> list[FlatAdam]:
 def test_absurd_numbers_that_are_accepted_stop_nothing(
     name: str, model: ModelConfig, activation: str
 ) -> None:
-    """A simulator may send what it likes within the limits: others go on learning."""
+    """Whatever a simulator sends within the limits ends no update with an error, nor does it leave
+    anything infinite behind."""
     made = make(name, 0, dataclasses.replace(model, hidden=(8, 8), activation=activation))
     assert optimizers(made)
     for i, batch in enumerate(batches(name, 6, made.network.state_size)):

@@ -44,24 +44,25 @@ def test_an_executed_action_that_the_mask_forbids_is_not_learned_from(free):
     free.balances()
 
 
-def acting_on(world, box: Box) -> Peer:
-    """A lane that has begun an episode and was told an action of the box."""
+def acting_on(world, box: Box) -> tuple[Peer, bytes]:
+    """A lane that has begun an episode, and the action of the box that it was told."""
     world.gateway.train(None)
     peer = Peer(world, specs=(GroupSpec("agent", Box(-1, 1, (3,)), box, 1),))
     peer.hello()
-    assert isinstance(peer.step(flags=b"\1"), Actions)
-    return peer
+    reply = peer.step(flags=b"\1")
+    assert isinstance(reply, Actions)
+    return peer, reply.groups[0].actions[0]
 
 
-def did(peer: Peer, numbers: list[float]):
+def did(peer: Peer, numbers: list[float] | bytes, flags: bytes = b"\0"):
     """What the server says to a lane that goes on after it did that."""
-    column = np.array(numbers, "<f4").tobytes()
-    return peer.step(flags=b"\0", extras={"action": [b"\0" * 4, [column]]})
+    column = numbers if isinstance(numbers, bytes) else np.array(numbers, "<f4").tobytes()
+    return peer.step(flags=flags, extras={"action": [b"\0" * 4, [column]]})
 
 
 @pytest.mark.parametrize("numbers", [[1.0, 3.001], [-1.001, 3.0], [1e9, 0.0]])
 def test_outside_its_box_nothing_can_have_been_done(free, numbers):
-    peer = acting_on(free, Box(np.float32([-1, 2]), np.float32([1, 3]), (2,)))
+    peer = acting_on(free, Box(np.float32([-1, 2]), np.float32([1, 3]), (2,)))[0]
     error = did(peer, numbers)
     assert isinstance(error, Error)
     assert (error.code, error.fatal) == ("bad_action", False)
@@ -71,11 +72,57 @@ def test_outside_its_box_nothing_can_have_been_done(free, numbers):
     free.balances()
 
 
+@pytest.mark.parametrize(
+    "box",
+    [
+        Box(0.1, 0.1, (2,), "float64"),  # float32, in which policies act, has no such number
+        Box(-np.inf, 0.1, (2,), "float64"),
+        Box(0, np.inf, (2,)),
+        Box(-np.finfo(float).max, np.finfo(float).max, (2,), "float64"),
+        Box(-5, 7, (2,), "int32"),
+    ],
+    ids=str,
+)
+def test_what_was_sent_can_have_been_done(free, box):
+    peer, sent = acting_on(free, box)
+    for _ in range(20):
+        reply = did(peer, sent)
+        assert isinstance(reply, Actions), reply
+        sent = reply.groups[0].actions[0]
+    assert free.desk.accounts.dropped["interrupted"] == 0
+
+
+def test_what_nobody_was_sent_is_not_looked_at(free):
+    """A client that fills all rows: at the beginning of an episode there was no action."""
+    peer = Peer(free, specs=(GroupSpec("agent", Box(-1, 1, (3,)), Box(1, 2, (2,)), 1),))
+    peer.hello()
+    assert isinstance(did(peer, [0.0, 0.0], flags=b"\1"), Actions)
+    assert isinstance(did(peer, [0.0, 0.0]), Error)
+
+
+def test_doing_as_told_is_no_news(free):
+    """With forty reals even a policy's own actions are improbable, and many are cut to the bounds:
+    what is learned from is what the policy drew."""
+    peer, sent = acting_on(free, Box(-1, 1, (40,)))
+    store, rows = free.desk.store, []
+    for _ in range(10):
+        at = store.base[0] + store.t[0]
+        drawn, logp = store.reals[at].copy(), store.logp[at]
+        assert (np.abs(drawn) > 1).any()
+        reply = did(peer, sent)
+        np.testing.assert_array_equal(store.reals[at], drawn)
+        assert store.logp[at] == logp
+        sent = reply.groups[0].actions[0]
+        rows.append(logp)
+    assert min(rows) < -50
+    assert free.desk.accounts.dropped["interrupted"] == 0
+
+
 @pytest.mark.parametrize("algorithm", ["SAC", "TQC", "TD3", "DDPG"])
 def test_who_learns_from_anything_learns_from_what_is_improbable(world, algorithm):
     """A safety controller that takes over at the bounds is an example like any other."""
     w = world(algorithm=algorithm, collection={"mode": "async"}, training={"random_steps": 0})
-    peer = acting_on(w, Box(-1, 1, (6,)))
+    peer, _ = acting_on(w, Box(-1, 1, (6,)))
     assert isinstance(did(peer, [1.0] * 6), Actions)
     assert w.desk.accounts.dropped["interrupted"] == 0
     store = w.desk.store
@@ -84,7 +131,7 @@ def test_who_learns_from_anything_learns_from_what_is_improbable(world, algorith
 
 
 def test_who_learns_from_ratios_does_not(free):
-    peer = acting_on(free, Box(-np.inf, np.inf, (2,)))
+    peer, _ = acting_on(free, Box(-np.inf, np.inf, (2,)))
     assert isinstance(did(peer, [3.0, 3.0]), Actions)
     assert free.desk.accounts.dropped["interrupted"] == 0
     assert isinstance(did(peer, [100.0, 3.0]), Actions)

@@ -133,7 +133,8 @@ def test_asynchronous_learner_that_is_too_slow_bounds_the_queue(world):
     assert w.desk.store.finished_steps <= 2 * 64 + 5 * 12
 
 
-def test_asynchronous_batches_smaller_than_what_ends_at_once_lose_nothing(world):
+@pytest.mark.parametrize(("batch", "updates"), [(20, 50), (70, 15), (110, 8)])
+def test_asynchronous_batches_smaller_than_what_ends_at_once_lose_nothing(world, batch, updates):
     """All lanes began together, so their unrolls end together: more than the queue may hold."""
     w = world(
         collection={
@@ -142,13 +143,13 @@ def test_asynchronous_batches_smaller_than_what_ends_at_once_lose_nothing(world)
             "max_queued_batches": 1,
             "max_policy_lag": 99,
         },
-        training={"train_batch_size": 20, "minibatch_size": 20},
+        training={"train_batch_size": batch, "minibatch_size": batch},
     )
     simulators = random.Random(5)
     auditor, _ = play(w, simulators, ticks=0, simulators=1, mishaps=False)
     auditor.ticks_to_learn = 1
     play_more(w, auditor, simulators, 400)
-    assert auditor.updates > 50
+    assert auditor.updates > updates
     assert w.desk.accounts.dropped["overflow"] == 0
 
 
