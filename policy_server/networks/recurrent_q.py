@@ -25,7 +25,6 @@ class RecurrentQNetwork(ActingNetwork):
         super().__init__()
         if model.memory == "none":
             model = dataclasses.replace(model, memory="lstm")
-        self.log_std: torch.Tensor | None = None
         actions = ActionLayout(spaces.action).mask_width
         self.encoder = make_encoder(spaces, model)
         self.body = MLP(self.encoder.outputs, model.hidden, model.activation, model.layer_norm)
