@@ -25,6 +25,12 @@ from sim_clients.protocol.spaces import Space
 _INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
 _EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)e[+-]?\d+", re.IGNORECASE)
 _MAX_DEPTH = 32
+_ELSEWHERE_CALLED = {
+    "learning_rate": "lr", "batch_size": "train_batch_size", "n_epochs": "num_epochs",
+    "gae_lambda": "lambda_", "lambda": "lambda_", "clip_range": "clip_param",
+    "ent_coef": "entropy_coeff", "vf_coef": "vf_loss_coeff", "max_grad_norm": "grad_clip",
+}  # fmt: skip
+"""What Stable-Baselines3 calls our settings, and one that is no name in Python."""
 
 
 def unknown(
@@ -39,7 +45,9 @@ def unknown(
     """
     names = sorted(known)
     close = difflib.get_close_matches(key, names, 1)
-    if elsewhere and key in elsewhere:
+    if _ELSEWHERE_CALLED.get(key) in names:
+        hint = f"did you mean {_ELSEWHERE_CALLED[key]!r}?"
+    elif elsewhere and key in elsewhere:
         hint = f"did you mean {elsewhere[key]!r}?"
     elif close:
         hint = f"did you mean {close[0]!r}?"
