@@ -11,6 +11,7 @@ from policy_server.gateway.columns import ColumnReader, Columns, Report
 from policy_server.gateway.row_error import RowError
 from policy_server.types import ActionLayout
 from sim_clients.protocol import ErrorCode, Flag, ProtocolError
+from sim_clients.protocol.limits import NUMBER_LIMIT, REWARD_LIMIT
 from sim_clients.protocol.spaces import Box, Leaf, choices
 
 LEGAL_FLAGS = np.zeros(256, bool)
@@ -30,10 +31,6 @@ LEGAL_FLAGS[
     ]
 ] = True
 
-REWARD_LIMIT = 1e9
-NUMBER_LIMIT = 1e10
-"""Larger rewards, and larger numbers in a Box, are a simulator's mistake; multiplied with one another
-they would overflow where networks compute, and end the training of everybody else."""
 ROUNDING = 1e-5
 """Of the larger bound of a Box: executed actions may be so far outside."""
 

@@ -17,12 +17,12 @@ import msgpack
 import numpy as np
 
 from policy_server.compiled import compiled, part
-from policy_server.gateway.checks import NUMBER_LIMIT, REWARD_LIMIT
 from policy_server.gateway.columns import Columns
 from policy_server.gateway.ledger import EpisodeLedger
 from policy_server.rollouts.rows import NONE
 from policy_server.rollouts.unrolls import UnrollStore
 from sim_clients.protocol import GroupSpec
+from sim_clients.protocol.limits import NUMBER_LIMIT, REWARD_LIMIT
 from sim_clients.protocol.spaces import Box
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ begin another unroll while
     promised = finished steps + open unrolls * T  <  steps per batch,
 
 else its request waits until the learner is done. Where no step is ever too old and T is given, lanes
-that have no part in the batch yet may join it in any case: a short batch is not a reason to take turns. Fast lanes wait for slow ones, but no longer
-than `straggler_s`; then they collect the rest themselves and the slow lanes' unrolls are cut
-short (their step in flight is dropped as stale).
+that have no part in the batch yet may join it in any case: a short batch is no reason to take turns.
+Fast lanes wait for slow ones, but no longer than `straggler_s`; then they collect the rest themselves
+and the slow lanes' unrolls are cut short (their step in flight is dropped as stale).
 
 Ahead: the same, but the next batch is filled while the learner works, and then its lanes wait. It
 is of up to two policy versions.

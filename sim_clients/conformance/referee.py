@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sim_clients.protocol import ErrorCode, Flag, GroupSpec, ProtocolError, Step, StepGroup, spaces
+from sim_clients.protocol.limits import NUMBER_LIMIT, REWARD_LIMIT
 
 
 class Referee:
@@ -78,7 +79,7 @@ class Referee:
             speaks = not flags & (Flag.FIRST | Flag.CONTINUED) or flags & Flag.ENDED
             if row in acted and not speaks:
                 raise self._bad(ErrorCode.BAD_ACTION, step, f"{where}: there is no previous action")
-            if speaks and not abs(reward) <= 1e9:
+            if speaks and not abs(reward) <= REWARD_LIMIT:
                 raise self._bad(ErrorCode.BAD_REWARD, step, f"{where}: {reward}")
             moves.append((spec.name, lane, flags, reward))
         return moves
@@ -119,9 +120,10 @@ class Referee:
                     code, step, f"{spec.name}{path}: {len(column)} bytes of {what} for {n} rows"
                 )
             values = np.frombuffer(column, leaf.dtype)
-            if isinstance(leaf, spaces.Box) and not (np.abs(values.astype(float)) <= 1e10).all():
-                text = f"{spec.name}{path}: NaN or infinity in {what}, or beyond +-1e10"
-                raise self._bad(code, step, text)
+            numbers = np.abs(values.astype(float))
+            if isinstance(leaf, spaces.Box) and not (numbers <= NUMBER_LIMIT).all():
+                text = f"NaN or infinity in {what}, or beyond +-{NUMBER_LIMIT:.0e}"
+                raise self._bad(code, step, f"{spec.name}{path}: {text}")
 
     def _move(self, lane: tuple[str, int], flags: int, reward: float) -> None:
         rewards = self._running.get(lane)

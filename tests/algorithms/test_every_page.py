@@ -17,9 +17,9 @@ from policy_server.algorithms.optimizer import FlatAdam
 from policy_server.algorithms.trained import TrainedPolicy
 from policy_server.config import ModelConfig
 from policy_server.errors import CheckpointError, LearnerError
-from policy_server.gateway.checks import NUMBER_LIMIT, REWARD_LIMIT
 from policy_server.networks import build_network
 from policy_server.types import Batch, PolicySpaces
+from sim_clients.protocol.limits import NUMBER_LIMIT, REWARD_LIMIT
 from sim_clients.protocol.spaces import Box, Discrete
 
 OBSERVATION = Box(-9, 9, (3,))

@@ -22,11 +22,11 @@ from policy_server.errors import CheckpointError, LearnerError
 from policy_server.exploration import bonus
 from policy_server.exploration.bonus import Bonus
 from policy_server.exploration.successions import Successions
-from policy_server.gateway.checks import NUMBER_LIMIT, REWARD_LIMIT
 from policy_server.learners.learner import Learner
 from policy_server.networks import build_network
 from policy_server.stepwise import Steps, at_once
 from policy_server.types import Batch, PolicySpaces, PolicyState
+from sim_clients.protocol.limits import NUMBER_LIMIT, REWARD_LIMIT
 from sim_clients.protocol.spaces import Box, Discrete
 from tests.broken import broken
 
