@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
+
 from sim_clients.client import Client
 from sim_clients.conformance.peer import Peer, PeerTransport, Script
 
@@ -49,3 +51,22 @@ class Rig:
     def flags(self) -> list[list[int]]:
         """Flag bytes of the first group of every STEP received."""
         return [list(step.groups[0].flags) for step in self.peer.steps()]
+
+
+def obs(n: int = 4) -> np.ndarray:
+    return np.arange(2.0 * n).reshape(n, 2)
+
+
+def no(n: int = 4) -> np.ndarray:
+    return np.zeros(n, bool)
+
+
+def some(n: int, *lanes: int) -> np.ndarray:
+    flags = np.zeros(n, bool)
+    flags[list(lanes)] = True
+    return flags
+
+
+def balance(client: Client) -> bool:
+    s = client.stats
+    return s.sent == s.acknowledged + s.refused + s.lost_steps + client.in_flight
