@@ -8,7 +8,6 @@ and types at once, and returns the builder. What two sections say together is ch
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,6 +16,7 @@ from policy_server import settings as _settings
 from policy_server.config import SECTIONS
 from policy_server.config_values import dump, unknown
 from policy_server.errors import ConfigError
+from policy_server.named import named
 from policy_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -340,15 +340,7 @@ class ARSConfig(AlgorithmConfig):
 def _resolve_callbacks(callbacks: type[Callbacks] | str | None) -> type[Callbacks] | None:
     from policy_server.callbacks import Callbacks
 
-    found: Any = callbacks
-    if isinstance(callbacks, str):
-        module, _, name = callbacks.partition(":")
-        try:
-            found = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(
-                f'callbacks: expected an importable "module:Class", got {callbacks!r}: {error}.'
-            ) from None
+    found = named("callbacks", callbacks) if isinstance(callbacks, str) else callbacks
     if found is not None and not (isinstance(found, type) and issubclass(found, Callbacks)):
         raise ConfigError(
             f"callbacks: expected a class derived from policy_server.Callbacks, got {found!r:.60}."

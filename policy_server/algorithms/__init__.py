@@ -25,13 +25,14 @@ names one of which only the loss is somebody's own (`own_loss`).
 from __future__ import annotations
 
 import difflib
-import importlib
 import types
 from collections.abc import Callable
 from typing import Any
 
+from policy_server.algorithms.contract import check_options, check_page
 from policy_server.algorithms.training import Training
 from policy_server.errors import ConfigError
+from policy_server.named import named
 
 __all__ = ["Training", "get", "names", "register", "register_loss", "registered", "training_class"]
 
@@ -110,19 +111,22 @@ def get(name: str) -> tuple[type[Any], type[Any]]:
     """(training config class, algorithm class).
 
     Raises:
-        ConfigError: there is none of that name, or it cannot be imported.
+        ConfigError: there is none of that name, it cannot be imported, or it is not one.
     """
-    training, algorithm = _entry(name)
-    return _training(training), _resolve(algorithm)
+    training, algorithm = map(_resolve, _entry(name))
+    if name not in _OURS:
+        check_options(training)
+        check_page(algorithm)
+    return training, algorithm
 
 
 def training_class(name: str) -> type[Any]:
-    """The first of the two alone: does not load the page.
+    """The first of the two alone: does not load one of our own pages.
 
     Raises:
         ConfigError: as `get`.
     """
-    return _training(_entry(name)[0])
+    return _resolve(_entry(name)[0]) if name in _OURS else get(name)[0]
 
 
 def registered() -> dict[str, tuple[str, str]]:
@@ -158,16 +162,6 @@ def _path(entry: str | type) -> str:
     return path
 
 
-def _training(entry: str | type) -> type[Any]:
-    found = _resolve(entry)
-    if not issubclass(found, Training):
-        raise ConfigError(
-            f"algorithm: expected its options {found.__name__} to be derived from "
-            "policy_server.algorithms.Training, got a class that is not."
-        )
-    return found
-
-
 def _entry(name: str) -> tuple[str | type, str | type]:
     if ":" in str(name):
         own = getattr(_resolve(name), "Training", None)
@@ -191,13 +185,7 @@ def _entry(name: str) -> tuple[str | type, str | type]:
 def _resolve(entry: str | type) -> type[Any]:
     if isinstance(entry, type):
         return entry
-    module, _, attribute = entry.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"algorithm: {entry!r} cannot be imported: {error}.") from error
+    found = named("algorithm", entry)
     if isinstance(found, types.FunctionType):
         from policy_server.algorithms.own_loss import page_of
 

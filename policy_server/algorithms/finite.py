@@ -18,7 +18,8 @@ def check_finite(
     LearnerError: a metric or a weight is not finite; names the likely cause.
     """
     broken = [name for name, value in metrics.items() if not math.isfinite(value)]
-    if not math.isfinite(float(torch.linalg.vector_norm(weights))):
+    spoilt = not math.isfinite(float(torch.linalg.vector_norm(weights)))
+    if spoilt:
         broken.append("weights")
     if not broken:
         return
@@ -30,9 +31,14 @@ def check_finite(
     cause = (
         f"the batch's {' and '.join(culprits)} were not finite"
         if culprits
-        else "observations may hold NaN, or lr is too large"
+        else "observations may hold NaN, lr be too large, or something divide by zero"
     )
     raise LearnerError(
         f"{algorithm}: expected finite numbers after the update, got {', '.join(broken)} that are "
-        f"not: {cause}. The weights are spoilt; go on from the last state."
+        f"not: {cause}. "
+        + (
+            "The weights are spoilt; go on from the last state."
+            if spoilt
+            else "The weights are finite."
+        )
     )

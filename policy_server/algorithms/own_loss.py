@@ -23,6 +23,8 @@ update, Adam, memory. Whether the value function learns is the loss's own busine
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -37,6 +39,7 @@ from policy_server.algorithms.trained import TrainedPolicy, seeded
 from policy_server.algorithms.trajectories import Outlook, Trajectories
 from policy_server.config import ModelConfig
 from policy_server.errors import LearnerError
+from policy_server.named import line
 from policy_server.networks import PolicyNetwork, build_network
 from policy_server.networks.snapshot import as_tensor
 from policy_server.types import ActionLayout, Batch, PolicySpaces, PolicyState
@@ -104,12 +107,12 @@ class OwnLoss:
                 some = {name: _rows(column, chosen) for name, column in columns.items()}
                 train_batch = TrainBatch(some, asked)
                 masked = steps.mask[chosen], steps.categories[chosen]
-                loss, report = self._evaluated(train_batch, *masked)
+                loss, report = self._evaluated(train_batch, outlook.heads.shape[1], *masked)
                 norm = self._trained.descend(loss, c.lr, c.grad_clip, c.grad_clip_by)
                 reports.append(report | {"total_loss": loss, "grad_norm": norm})
         metrics = {
-            name: torch.stack([report[name].detach() for report in reports]).mean().item()
-            for name in reports[0]
+            name: torch.stack([one[name].detach() for one in reports if name in one]).mean().item()
+            for name in dict.fromkeys(itertools.chain(*reports))
         }
         check_finite(type(self).__name__, batch, metrics, self._trained.optimizer.weights)
         return metrics
@@ -147,31 +150,42 @@ class OwnLoss:
         return columns | ({"action_mask": steps.mask} if steps.mask.shape[1] else {})
 
     def _evaluated(
-        self, batch: TrainBatch, mask: torch.Tensor, categories: torch.Tensor
+        self, batch: TrainBatch, width: int, mask: torch.Tensor, categories: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss and what else it reports."""
-        name = type(self).__name__
+        """The loss and what else it reports; logits have this width."""
+        name, page, n = type(self).__name__, type(self), len(batch["rewards"])
 
         def distribution(logits: torch.Tensor) -> Distribution:
+            if logits.shape != (n, width):
+                raise ValueError(
+                    f"expected logits {[n, width]}, the first of the two that model(train_batch) "
+                    f"returns, got {list(logits.shape)}"
+                )
             return Distribution(self._trained.distribution(logits, mask, categories), self._reals)
 
         try:
-            said = type(self).loss(self, lambda some: self.network(some.asked), distribution, batch)
+            said = page.loss(self, lambda some: self.network(some.asked), distribution, batch)
         except Exception as error:
             raise LearnerError(
-                f"loss {name}: failed with {type(error).__name__}: {error}. It was given "
-                f"{len(batch['rewards'])} steps with the columns {', '.join(batch)}."
+                f"loss {name}: failed with {type(error).__name__}: {error}"
+                f"{line(error)}. It was given {n} steps with the columns "
+                f"{', '.join(batch)}."
             ) from error
         loss, report = said if isinstance(said, tuple) and len(said) == 2 else (said, {})
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-            shape = list(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
             raise LearnerError(
-                f"loss {name}: expected a tensor of one number, got {shape}: end it with .mean()."
+                f"loss {name}: expected a tensor of one number, alone or in a pair with a dictionary "
+                f"of what to report, got {_shown(loss)}."
             )
         if not loss.requires_grad:
             raise LearnerError(
                 f"loss {name}: expected a loss that depends on the network, got one without a "
                 "gradient: compute it from what model(train_batch) returns."
+            )
+        if not math.isfinite(loss.item()):
+            raise LearnerError(
+                f"loss {name}: expected a finite number, got {loss.item()}: it divides by zero, takes "
+                "a logarithm of zero or overflows, or lr is too large."
             )
         try:
             numbers = {key: torch.as_tensor(value).float() for key, value in report.items()}
@@ -179,6 +193,12 @@ class OwnLoss:
             raise LearnerError(
                 f"loss {name}: expected numbers to report, by their names, got {report!r:.80}: {error}."
             ) from error
+        for key, value in numbers.items():
+            if value.numel() != 1:
+                raise LearnerError(
+                    f"loss {name}: expected one number to report as {key!r}, got {_shown(value)}."
+                )
+        numbers = {key: value.reshape(()) for key, value in numbers.items()}
         return loss.reshape(()), numbers
 
     def state(self) -> PolicyState:
@@ -205,6 +225,15 @@ def page_of(loss: Loss, training: type[OwnLossTraining] = OwnLossTraining) -> ty
             "__doc__": loss.__doc__,
         },
     )
+
+
+def _shown(value: Any) -> str:
+    """What came in place of one number, and what may be missing."""
+    if value is None:
+        return "None: does it return its loss?"
+    if isinstance(value, torch.Tensor):
+        return f"{list(value.shape)}: end it with .mean()"
+    return f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__
 
 
 def _single(leaves: tuple[torch.Tensor, ...]) -> Any:

@@ -11,6 +11,7 @@ from policy_server.config import ExplorationConfig
 from policy_server.config_values import coerce_fields
 from policy_server.errors import ConfigError
 from policy_server.exploration.options import SECTION, ICMOptions, RE3Options, RNDOptions
+from policy_server.named import named
 
 NONE = "none"
 OPTIONS: dict[str, type] = {"ICM": ICMOptions, "RND": RNDOptions, "RE3": RE3Options}
@@ -51,8 +52,7 @@ def explorer_class(name: str) -> type[Any]:
 
 def _own(name: str, path: str) -> type[Any]:
     """A user's, by "module:Class"."""
-    module, _, attribute = name.partition(":")
-    if not module or not attribute:
+    if ":" not in name:
         lower = {known.lower(): known for known in OPTIONS}
         close = difflib.get_close_matches(name.lower(), lower, 1)
         hint = f" Did you mean {lower[close[0]]!r}?" if close else ""
@@ -60,10 +60,7 @@ def _own(name: str, path: str) -> type[Any]:
             f'{path}.name: expected one of {NONE}, {", ".join(OPTIONS)}, or "module:Class", got '
             f"{name!r}.{hint}"
         )
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{path}.name: {name!r} cannot be imported: {error}.") from error
+    found = named(f"{path}.name", name)
     if not isinstance(found, type):
         raise ConfigError(f"{path}.name: expected {name!r} to be a class, got {found!r:.60}.")
     return found

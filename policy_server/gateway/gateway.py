@@ -24,7 +24,12 @@ from typing import Any
 import numpy as np
 
 from policy_server.config import EvaluationConfig, MultiAgentConfig, ServerConfig
-from policy_server.errors import PolicyServerError
+from policy_server.errors import (
+    CheckpointError,
+    ConfigError,
+    PolicyServerError,
+    UnsupportedSpaceError,
+)
 from policy_server.gateway.columns import Columns
 from policy_server.gateway.desk import PolicyDesk
 from policy_server.gateway.reader import FrameReader, Requests
@@ -133,7 +138,7 @@ class Gateway:
         if desk is None:
             try:
                 return self.add_desk(policy, spaces)
-            except PolicyServerError as error:
+            except (ConfigError, CheckpointError, UnsupportedSpaceError) as error:
                 text = f"policy '{policy}': {error}"
                 raise ProtocolError(ErrorCode.BAD_SPACE, text, fatal=True) from error
             except Exception as error:
@@ -141,7 +146,7 @@ class Gateway:
                 log.exception("policy '%s' cannot be built", policy)
                 text = (
                     f"policy '{policy}' cannot be built for {space_text(spaces)}: "
-                    f"{type(error).__name__}; the server's log says why."
+                    f"{type(error).__name__}: {error!s:.300}; the server's log says why."
                 )
                 raise ProtocolError(ErrorCode.INTERNAL, text, fatal=True) from error
         if desk.spaces != spaces:

@@ -15,6 +15,7 @@ from policy_server.config import ExplorationConfig, ModelConfig, PreprocessingCo
 from policy_server.errors import CheckpointError, ConfigError, LearnerError
 from policy_server.exploration.bonus import Bonus
 from policy_server.exploration.plugin import NONE
+from policy_server.named import told
 from policy_server.networks.device import pick_device
 from policy_server.networks.snapshot import (
     flat_view,
@@ -94,15 +95,22 @@ class Learner:
                 spaces, model, exploration, preprocessing, seed=seed, device=self.device
             )
             preprocessing = PreprocessingConfig()  # it has shaped the rewards by then
-        self.algorithm = algorithm_class(
-            spaces,
-            model,
-            training,
-            seed=seed,
-            device=self.device,
-            reward_scale=preprocessing.reward_scale,
-            reward_clip=preprocessing.reward_clip,
-        )
+        with told(algorithm):
+            self.algorithm = algorithm_class(
+                spaces,
+                model,
+                training,
+                seed=seed,
+                device=self.device,
+                reward_scale=preprocessing.reward_scale,
+                reward_clip=preprocessing.reward_clip,
+            )
+        network = getattr(self.algorithm, "network", None)
+        if not isinstance(network, torch.nn.Module):
+            raise ConfigError(
+                f"{algorithm}: expected its attribute `network` to be the torch module that acts, got "
+                f"{network!r:.60}."
+            )
         self.parameters = parameter_count(self.algorithm.network)
         self.threads = pick_threads(threads, self.parameters, alone)
         torch.set_num_threads(self.threads)
@@ -122,17 +130,18 @@ class Learner:
         Raises:
             LearnerError: the numbers broke; go on from the last state.
         """
-        if self._bonus is not None:
-            metrics = drive(self._update_with_bonus(self._bonus, batch, env_steps))
-        elif _has_steps(type(self.algorithm)):
-            metrics = drive(self.algorithm.update_in_steps(batch, env_steps))
-        else:
-            metrics = self.algorithm.update(batch, env_steps)
-        _check_metrics(self.algorithm_name, metrics)
-        self.updates += 1
+        with told(self.algorithm_name):
+            if self._bonus is not None:
+                metrics = drive(self._update_with_bonus(self._bonus, batch, env_steps))
+            elif _has_steps(type(self.algorithm)):
+                metrics = drive(self.algorithm.update_in_steps(batch, env_steps))
+            else:
+                metrics = self.algorithm.update(batch, env_steps)
         weights = flat_view(self.algorithm.network) if lend else None
         if weights is None:
             weights = self.weights()
+        _check_numbers(self.algorithm_name, metrics, weights)
+        self.updates += 1
         return UpdateResult(self.policy_name, self.updates, weights, metrics, batch.steps)
 
     def _update_with_bonus(
@@ -157,7 +166,13 @@ class Learner:
 
     def state(self) -> PolicyState:
         """All that `load` needs to go on exactly from here."""
-        state: PolicyState = self.algorithm.state()
+        with told(self.algorithm_name):
+            state = self.algorithm.state()
+        if not isinstance(state, PolicyState):
+            raise LearnerError(
+                f"{self.algorithm_name}: expected `state` to return a PolicyState, got a "
+                f"{type(state).__name__}."
+            )
         mine = {"algorithm": self.algorithm_name, "updates": self.updates}
         if self._bonus is not None:
             added = self._bonus.state()
@@ -176,17 +191,18 @@ class Learner:
                 f"Policy {self.policy_name!r}: expected the state of {self.algorithm_name!r}, got "
                 f"that of {stored!r}: set the same algorithm, or start without the checkpoint."
             )
-        self.algorithm.load(state)
+        with told(self.algorithm_name):
+            self.algorithm.load(state)
         if self._bonus is not None:
             self._bonus.load(state)
         self.updates = int(state.data["updates"])
 
 
-def _check_metrics(algorithm: str, metrics: Any) -> None:
-    """What our own pages never return, but somebody else's may.
+def _check_numbers(algorithm: str, metrics: Any, weights: np.ndarray) -> None:
+    """What our own pages never bring about, but somebody else's may.
 
     Raises:
-        LearnerError: it is no dict of finite numbers.
+        LearnerError: metrics are no dict of finite numbers, or the network holds others.
     """
     if not isinstance(metrics, dict) or not all(
         isinstance(v, int | float) for v in metrics.values()
@@ -196,11 +212,13 @@ def _check_metrics(algorithm: str, metrics: Any) -> None:
             f"{metrics!r:.80}."
         )
     broken = [name for name, value in metrics.items() if not math.isfinite(value)]
-    if broken:
+    spoilt = not np.isfinite(weights).all()
+    if broken or spoilt:
+        broken += ["weights"] if spoilt else []
         raise LearnerError(
             f"{algorithm}: expected finite numbers after the update, got {', '.join(broken)} that "
-            "are not: observations may hold NaN, or lr is too large. The weights may be spoilt; go on "
-            "from the last state."
+            "are not: lr may be too large, or something divides by zero. "
+            + ("Go on from the last state." if spoilt else "The network's weights are finite.")
         )
 
 

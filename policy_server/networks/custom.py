@@ -17,9 +17,9 @@ from torch import nn
 
 from policy_server.config import ModelConfig
 from policy_server.errors import ConfigError
+from policy_server.named import named
 from policy_server.networks.encoder import ObservationEncoder
 from policy_server.networks.flatten import some_value
-from policy_server.networks.named import named
 from policy_server.networks.policy import Observations, PolicyNetwork, head_width
 from policy_server.types import ActionLayout, PolicySpaces
 from sim_clients.protocol.spaces import leaves

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 import torch
 
 from policy_server.errors import ConfigError
-from policy_server.networks.named import named
+from policy_server.named import named
 from policy_server.types import ActionLayout
 
 Actions = tuple[torch.Tensor, torch.Tensor]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from policy_server import algorithms
 from policy_server.algorithms.groups import GroupSpaces
@@ -13,9 +12,13 @@ from policy_server.callbacks import Callbacks
 from policy_server.checkpoints.checkpoint import Checkpoint
 from policy_server.gateway.desk import PolicyDesk
 from policy_server.gateway.gateway import Gateway
+from policy_server.named import told
 from policy_server.server.state import read_spaces, split_state
 from policy_server.settings import Settings
 from policy_server.types import PolicySpaces, PolicyState
+
+if TYPE_CHECKING:
+    from policy_server.networks import ActingNetwork
 
 MakeLearner = Callable[[dict[str, Any], PolicyState | None], Any]
 """(arguments of `learners.learner.Learner`, state to go on from) -> `interfaces.LearnerHandle`."""
@@ -70,7 +73,14 @@ def build_gateway(
         own_seed = policy_seed(seed, name)
         own.training.supports.check_spaces(own.algorithm, spaces)
         _, page = algorithms.get(own.algorithm)
-        make_network = functools.partial(page.make_network, model=own.model, training=own.training)
+
+        def make_network(seen: PolicySpaces) -> ActingNetwork:
+            with told(f"{own.algorithm}.make_network"):
+                network: ActingNetwork = page.make_network(
+                    seen, model=own.model, training=own.training
+                )
+                return network
+
         served = ServedPolicy(
             name, spaces, make_network, own.training.acting, own.preprocessing,
             settings.inference, own_seed,

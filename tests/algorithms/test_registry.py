@@ -6,6 +6,8 @@ import sys
 import pytest
 
 from policy_server import algorithms
+from policy_server.algorithms.own_loss import OwnLoss
+from policy_server.algorithms.own_loss_options import OwnLossTraining
 from policy_server.errors import ConfigError
 
 
@@ -24,17 +26,12 @@ def test_unknown_name_is_answered_with_the_nearest(name: str) -> None:
 def test_users_register_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(algorithms, "_PAGES", dict(algorithms._PAGES))
 
-    class Training(algorithms.Training):
-        pass
-
-    class Mine:
-        pass
-
-    algorithms.register("Mine", Training, Mine)
-    algorithms.register("Mine", Training, Mine)
-    assert algorithms.get("Mine") == (Training, Mine)
+    training, page = OwnLossTraining, OwnLoss
+    algorithms.register("Mine", training, page)
+    algorithms.register("Mine", training, page)
+    assert algorithms.get("Mine") == (training, page)
     with pytest.raises(ConfigError, match="registered already"):
-        algorithms.register("Mine", Training, Training)
+        algorithms.register("Mine", training, training)
     algorithms.register("Gone", "no.such.module:A", "no.such.module:B")
     with pytest.raises(ConfigError, match=r"no\.such\.module:A.*cannot be imported"):
         algorithms.get("Gone")

@@ -204,9 +204,9 @@ def test_spaces_for_external_simulators() -> None:
     [
         (Watcher(), "give the class, not an instance"),
         (int, "expected a class derived from policy_server.Callbacks, got <class 'int'>"),
-        ("nowhere:Watcher", 'expected an importable "module:Class"'),
+        ("nowhere:Watcher", "'nowhere:Watcher' cannot be imported: No module named 'nowhere'"),
         ("policy_server.callbacks:Other", "Other"),
-        ("policy_server", "importable"),
+        ("policy_server", 'expected "module:Class", got'),
         ("policy_server.errors:ConfigError", "derived from policy_server.Callbacks"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -346,6 +348,7 @@ def test_a_network_that_cannot_be_made_hurts_nobody_else(world, caplog):
     error = Peer(w, b"b", specs=(SPEC._replace(name="other"),)).hello(run_id=b"b" * 16)
     assert (error.code, error.fatal) == ("internal", True)
     assert "policy 'bad' cannot be built" in error.text
+    assert re.search(r"RuntimeError: out of luck \(test_protocol.py:\d+\)", error.text)
     assert "the server's log says why" in error.text
     assert "out of luck" in caplog.text
     assert list(w.gateway.desks) == ["good"]

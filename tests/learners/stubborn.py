@@ -20,13 +20,18 @@ from policy_server.types import PolicyState
 class StubbornTraining(algorithms.Training):
     """`marker` exists once a process has kept its state for itself."""
 
-    marker: str
+    marker: str = "marker"
+    train_batch_size: int = 64
 
 
 class Stubborn:
+    @staticmethod
+    def make_network(spaces, model, training):
+        return build_network(spaces, model)
+
     def __init__(self, spaces, model, config, *, seed, device, reward_scale, reward_clip):
         torch.manual_seed(seed)
-        self.network = build_network(spaces, model)
+        self.network = self.make_network(spaces, model, config)
         self.marker = Path(config.marker)
         self.updates = 0
 

@@ -16,7 +16,7 @@ from policy_server.config import ModelConfig, PreprocessingConfig
 from policy_server.errors import CheckpointError, ConfigError
 from policy_server.learners.learner import Learner, pick_device, pick_threads
 from policy_server.networks import build_network, flatten_parameters, load_flat
-from policy_server.types import Batch, PolicySpaces
+from policy_server.types import Batch, PolicySpaces, PolicyState
 from sim_clients.protocol.spaces import Box, Discrete
 
 SPACES = PolicySpaces(Box(-1, 1, (3,)), Discrete(3))
@@ -112,15 +112,26 @@ def test_training_of_another_algorithm_is_refused(monkeypatch: pytest.MonkeyPatc
 def test_an_algorithm_of_ones_own_needs_no_more_than_the_interface(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    @dataclasses.dataclass(frozen=True)
     class Free(algorithms.Training):
-        pass
+        train_batch_size: int = 64
 
     class Nothing:
+        @staticmethod
+        def make_network(spaces, model, training):
+            return build_network(spaces, model)
+
         def __init__(self, spaces, model, config, *, seed, device, reward_scale, reward_clip):
-            self.network = build_network(spaces, model).to(device)
+            self.network = self.make_network(spaces, model, config).to(device)
 
         def update(self, batch, env_steps):
             return {"env_steps": float(env_steps)}
+
+        def state(self):
+            return PolicyState({}, {})
+
+        def load(self, state):
+            pass
 
     monkeypatch.setattr(algorithms, "_PAGES", dict(algorithms._PAGES))
     algorithms.register("Nothing", Free, Nothing)

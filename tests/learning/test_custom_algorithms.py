@@ -23,6 +23,7 @@ from policy_server.config import ModelConfig
 from policy_server.errors import ConfigError, LearnerError
 from policy_server.networks import build_network
 from policy_server.types import PolicySpaces
+from sim_clients import SessionRefused
 from sim_clients.protocol.spaces import Box, Dict, Discrete, MultiDiscrete, Space
 from tests.algorithms.handmade import random_batch
 
@@ -165,6 +166,45 @@ def test_a_command_finds_what_is_in_its_working_directory(files: Path, monkeypat
     assert record["default_policy/places"] > 3
 
 
+def trained_and_stored(config: AlgorithmConfig, path: Path) -> None:
+    with config.build(in_process=True) as algorithm:
+        algorithm.train()
+        algorithm.save(path)
+
+
+MADE = "self.trained = TrainedPolicy(self.network, spaces, device, eps=1e-5)"
+CHECK = 'check_finite("Elite", batch, metrics, self.trained.optimizer.weights)'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("c.margin", "c.marginn", r"AttributeError: .*'marginn' \(my_algorithm.py:\d+\)"),
+        (MADE, f"{MADE}\n        del self.network", "its attribute `network` to be the torch module"),
+        (MADE, "self.trained = TrainedPolicy()", r"TypeError: .* \(my_algorithm.py:\d+\)"),
+        ("build_network(spaces", "build_net(spaces", r"make_network: NameError: .* \(my_alg.*:\d+"),
+        ("self.trained.state()", "{}", "expected `state` to return a PolicyState, got a dict"),
+        (CHECK, "metrics['share'] = float('nan')", "got share that are.*network's weights are finite"),
+        (CHECK, "metrics['share'] = 'many'", "to return a dict of numbers by their names, got {'tot"),
+        (CHECK, "self.trained.optimizer.weights.fill_(float('nan'))", "got weights that are not: "),
+    ],
+)  # fmt: skip
+def test_a_page_that_fails_is_told_where(files: Path, old: str, new: str, words: str) -> None:
+    text = (files / "my_algorithm.py").read_text()
+    assert text.count(old) >= 1
+    (files / "my_algorithm.py").write_text(text.replace(old, new))
+    config = on(AlgorithmConfig("my_algorithm:Elite"))
+    with pytest.raises((LearnerError, ConfigError, SessionRefused), match=words):
+        trained_and_stored(config, files / "stored")
+
+
+def test_what_the_page_lacks_is_told_before_anything_starts(files: Path) -> None:
+    text = (files / "my_algorithm.py").read_text()
+    (files / "my_algorithm.py").write_text(text.replace("def load(", "def laod("))
+    with pytest.raises(ConfigError, match=r"Elite to have the methods .*, got none named load"):
+        AlgorithmConfig("my_algorithm:Elite").settings()
+
+
 def test_what_an_update_returns_is_looked_at(files: Path) -> None:
     config = on(AlgorithmConfig("my_algorithm:Elite")).training(lr=1e38)
     with pytest.raises(LearnerError, match="expected finite numbers after the update"):
@@ -279,14 +319,36 @@ def broken(policy: Any, model: Any, distribution: Any, train_batch: Any) -> Any:
     return model(train_batch)[1].mean() * float("nan")
 
 
+def silent(policy: Any, model: Any, distribution: Any, train_batch: Any) -> Any:
+    model(train_batch)[1].mean()
+
+
+def three(policy: Any, model: Any, distribution: Any, train_batch: Any) -> Any:
+    return model(train_batch)[1].mean(), {}, 3
+
+
+def of_values(policy: Any, model: Any, distribution: Any, train_batch: Any) -> Any:
+    return distribution(model(train_batch)[1]).entropy().mean()
+
+
+def many(policy: Any, model: Any, distribution: Any, train_batch: Any) -> Any:
+    values = model(train_batch)[1]
+    return values.mean(), {"values": values}
+
+
 @pytest.mark.parametrize(
     ("loss", "words"),
     [
         (raises, r"loss raises: failed with KeyError.*expected one of the columns obs, .*'reward'"),
-        (each, r"loss each: expected a tensor of one number, got \[\d+\]: end it with .mean"),
-        (number, "loss number: expected a tensor of one number, got float"),
+        (raises, r"got 'reward'.? \(test_custom_algorithms.py:\d+\)\. It was given 15 steps"),
+        (each, r"loss each: expected a tensor of one number, .*, got \[15\]: end it with .mean"),
+        (number, "loss number: expected a tensor of one number, .* got float"),
         (apart, "loss apart: expected a loss that depends on the network"),
-        (broken, "expected finite numbers after the update"),
+        (broken, "loss broken: expected a finite number, got nan: it divides by zero"),
+        (silent, "loss silent: expected a tensor .*, got None: does it return its loss"),
+        (three, "loss three: expected a tensor .*, got a tuple of 3"),
+        (of_values, r"expected logits \[15, 4\], the first of the two .*, got \[15\]"),
+        (many, r"expected one number to report as 'values', got \[15\]: end it with .mean"),
     ],
 )
 def test_a_loss_that_is_wrong_is_told_how(loss: Any, words: str) -> None:
@@ -306,6 +368,17 @@ def test_any_number_may_be_reported() -> None:
     assert {name: metrics[name] for name in ("steps", "above", "half")} == {
         "steps": 15.0, "above": 0.0, "half": 0.5,
     }  # fmt: skip
+
+
+def test_what_only_some_minibatches_report_is_their_mean() -> None:
+    came = iter([{}, {"now": 1.0}, {"now": 3.0}])
+
+    def loss(policy: Any, model: Any, distribution: Any, train_batch: Any) -> Any:
+        return model(train_batch)[1].mean(), next(came)
+
+    network = build_network(SPACES, ModelConfig(hidden=(8,)))
+    made = page(SPACES, loss, minibatch_size=5)
+    assert made.update(random_batch(network, SPACES, 5, 3, 0), 0)["now"] == 2.0
 
 
 def test_a_report_that_is_no_number_is_told() -> None:

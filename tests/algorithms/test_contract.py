@@ -1,0 +1,185 @@
+"""Algorithms from outside that lack something are refused before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+
+from policy_server import algorithms
+from policy_server.acting import EpsilonGreedy
+from policy_server.algorithms.contract import check_options, check_page
+from policy_server.algorithms.own_loss import OwnLoss
+from policy_server.algorithms.own_loss_options import OwnLossTraining
+from policy_server.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Fine(algorithms.Training):
+    train_batch_size: int = 8
+    share: float = 0.5
+
+    @property
+    def acting(self) -> Any:
+        return EpsilonGreedy(((0, self.share),))
+
+
+class Page:
+    @staticmethod
+    def make_network(spaces: Any, model: Any, training: Any) -> Any: ...
+
+    def __init__(self, spaces: Any, model: Any, training: Any, *, seed: int, device: Any,
+                 reward_scale: float = 1.0, reward_clip: float | None = None): ...  # fmt: skip
+
+    def update(self, batch: Any, env_steps: int) -> Any: ...
+
+    def state(self) -> Any: ...
+
+    def load(self, state: Any) -> None: ...
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+def test_ours_are_as_those_of_others_must_be(name: str) -> None:
+    training, page = algorithms.get(name)
+    check_options(training)
+    check_page(page)
+
+
+def test_what_has_all_is_taken() -> None:
+    check_options(Fine)
+    check_page(Page)
+
+    class InSteps(Page):
+        update: Any = None
+
+        def update_in_steps(self, batch: Any, env_steps: int) -> Any:
+            yield
+
+    check_page(InSteps)
+
+    class Renamed(OwnLossTraining):
+        title: ClassVar[str] = "no option of its own, so that it need not be a dataclass"
+
+    check_options(Renamed)
+    check_page(OwnLoss)
+
+
+class NotDerived:
+    train_batch_size: int = 8
+
+
+class NoDataclass(algorithms.Training):
+    pass
+
+
+class Undecorated(Fine):
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
+class NoDefault(algorithms.Training):
+    train_batch_size: int
+
+
+@dataclass(frozen=True)
+class NoSteps(algorithms.Training):
+    lr: float = 1.0
+
+
+@dataclass(frozen=True)
+class TupleOfSupports(Fine):
+    supports: ClassVar[Any] = ("Discrete",)
+
+
+@dataclass(frozen=True)
+class Synch(Fine):
+    mode: ClassVar[str] = "synch"
+
+
+@dataclass(frozen=True)
+class Maybe(Fine):
+    off_policy: ClassVar[Any] = "yes"
+
+
+@dataclass(frozen=True)
+class Greedy(Fine):
+    @property
+    def acting(self) -> Any:
+        return "epsilon_greedy"
+
+
+@dataclass(frozen=True)
+class Fraction(Fine):
+    @property
+    def batch_steps(self) -> Any:
+        return 0.5
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        (NotDerived, r"options NotDerived to be derived from policy_server.algorithms.Training"),
+        (NoDataclass, r"NoDataclass to be a dataclass.*write @dataclass\(frozen=True\)"),
+        (Undecorated, r"Undecorated to be a dataclass"),
+        (NoDefault, r"a default for every option of NoDefault, got none for train_batch_size"),
+        (NoSteps, r"NoSteps with its defaults failed: AttributeError.*Is train_batch_size among"),
+        (TupleOfSupports, r"TupleOfSupports.supports to be a .*Supports, got \('Discrete',\)"),
+        (Synch, r"Synch.mode to be 'sync' or 'async', got 'synch'"),
+        (Maybe, r"Maybe.off_policy to be True or False, got 'yes'"),
+        (Greedy, r"Greedy.acting to be one of the classes in policy_server.acting"),
+        (Fraction, r"Fraction.batch_steps to be an integer, got 0.5"),
+    ],
+)
+def test_options_that_lack_something_are_told(training: type, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_options(training)
+
+
+class NoUpdate(Page):
+    update: Any = None
+
+
+class NoLoad(Page):
+    load: Any = None
+
+
+class FewArguments(Page):
+    def update(self, batch: Any) -> Any: ...  # type: ignore[override]
+
+
+class OwnConstructor(Page):
+    def __init__(self, spaces: Any, training: Any):
+        pass
+
+
+class BoundNetwork(Page):
+    def make_network(self, spaces: Any, model: Any, training: Any) -> Any: ...  # type: ignore[override]
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        (NoUpdate, "NoUpdate to have the methods .*update, got none named update"),
+        (NoLoad, "NoLoad to have the methods .*, got none named load"),
+        (FewArguments, r"FewArguments.update to take \(batch, env_steps\), got something else"),
+        (OwnConstructor, r"OwnConstructor to take \(spaces, model, training, seed=, device="),
+        (BoundNetwork, r"BoundNetwork.make_network to take \(spaces, model=, training=\)"),
+    ],
+)
+def test_pages_that_lack_something_are_told(page: type, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_page(page)
+
+
+def test_both_are_looked_at_when_settings_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(algorithms, "_PAGES", dict(algorithms._PAGES))
+    algorithms.register("NoUpdate", Fine, NoUpdate)
+    algorithms.register("Synch", Synch, Page)
+    algorithms.register("Good", Fine, Page)
+    for name, words in (("NoUpdate", "none named update"), ("Synch", "Synch.mode")):
+        with pytest.raises(ConfigError, match=words):
+            algorithms.training_class(name)
+        with pytest.raises(ConfigError, match=words):
+            algorithms.get(name)
+    assert algorithms.get("Good") == (Fine, Page)
