@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from sim_clients.protocol.limits import ROUNDING, rounding
 from sim_clients.protocol.spaces import Box, Leaf, Space, choices, leaves
 
 Leaves = tuple[np.ndarray, ...]
@@ -47,15 +48,31 @@ class _LeafPlan:
     size: int
     real: bool
     start: np.ndarray | None  # None where options are counted from 0
+    limits: tuple[np.ndarray, np.ndarray] | None  # float64[size] each, of whole numbers
 
     @classmethod
     def of(cls, leaf: Leaf) -> _LeafPlan:
         if isinstance(leaf, Box):
-            return cls(leaf.shape, leaf.dtype, leaf.low.size, True, None)
+            limits = None
+            if leaf.dtype.kind in "ui":
+                limits = (
+                    _inside(leaf.low.reshape(-1), np.inf),
+                    _inside(leaf.high.reshape(-1), -np.inf),
+                )
+            return cls(leaf.shape, leaf.dtype, leaf.low.size, True, None, limits)
         start = np.reshape(getattr(leaf, "start", 0), -1)
         return cls(
-            leaf.shape, leaf.dtype, choices(leaf).size, False, start if start.any() else None
+            leaf.shape, leaf.dtype, choices(leaf).size, False, start if start.any() else None, None
         )
+
+
+def _inside(bound: np.ndarray, towards: float) -> np.ndarray:
+    """Whole numbers as float64, moved to the next one in a direction where the nearest is on the
+    other side: of 2**63 - 1 it is 2**63."""
+    near = bound.astype(np.float64)
+    sides = [int(one) - int(b) for one, b in zip(near.tolist(), bound.tolist(), strict=True)]
+    across = np.array(sides, np.float64) * np.sign(towards) < 0
+    return np.where(across, np.nextafter(near, towards), near)
 
 
 class ActionLayout:
@@ -77,6 +94,7 @@ class ActionLayout:
         none = np.zeros(0, np.int64)
         self.nvec = np.concatenate([choices(leaf) for _, leaf in self.leaves] or [none])
         boxes = [leaf for _, leaf in self.leaves if isinstance(leaf, Box)]
+        self._slack = np.concatenate([rounding(b).reshape(-1) for b in boxes] or [none])
         flat = [(b.low.reshape(-1), b.high.reshape(-1)) for b in boxes]
         with np.errstate(over="ignore"):  # what float32 cannot hold is no bound
             self.low = np.concatenate([low for low, _ in flat] or [none]).astype(np.float32)
@@ -96,14 +114,21 @@ class ActionLayout:
     def mask_width(self) -> int:
         return int(self.nvec.sum())
 
+    def same(self, reals: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """bool `[n]`: these `[n, D]` differ by rounding alone."""
+        whole = np.isfinite(self.low) & np.isfinite(self.high)
+        slack = self._slack + np.where(whole, 0.0, ROUNDING * np.abs(others))
+        close: np.ndarray = (np.abs(reals - others) <= slack).all(axis=1)
+        return close
+
     def to_leaves(self, categories: np.ndarray, reals: np.ndarray) -> list[np.ndarray]:
         """`[n, K]`, `[n, D]` -> one contiguous column per leaf, `[n, *shape]`, wire dtype."""
         columns, k, d, n = [], 0, 0, len(categories)
         for leaf in self._plan:
             if leaf.real:
                 column = reals[:, d : d + leaf.size]
-                if leaf.dtype.kind in "ui":
-                    column = np.rint(column)
+                if leaf.limits is not None:
+                    column = np.clip(np.rint(column.astype(np.float64)), *leaf.limits)
                 d += leaf.size
             else:
                 column = categories[:, k : k + leaf.size]

@@ -11,7 +11,7 @@ from policy_server.gateway.columns import ColumnReader, Columns, Report
 from policy_server.gateway.row_error import RowError
 from policy_server.types import ActionLayout
 from sim_clients.protocol import ErrorCode, Flag, ProtocolError
-from sim_clients.protocol.limits import NUMBER_LIMIT, REWARD_LIMIT
+from sim_clients.protocol.limits import NUMBER_LIMIT, REWARD_LIMIT, bounded, executed_range
 from sim_clients.protocol.spaces import Box, Leaf, choices
 
 LEGAL_FLAGS = np.zeros(256, bool)
@@ -31,9 +31,6 @@ LEGAL_FLAGS[
     ]
 ] = True
 
-ROUNDING = 1e-5
-"""Of the larger bound of a Box: executed actions may be so far outside."""
-
 
 class ColumnChecks:
     """Checks reports one by one for lengths, and columns for content, a column at a time."""
@@ -42,7 +39,9 @@ class ColumnChecks:
         self.observation = reader.observation
         self.action = reader.action
         self.mask_width = reader.mask_width
-        self._bounds = [_bounds(leaf) for _, leaf in self.action]
+        self._bounds = [
+            executed_range(leaf) if isinstance(leaf, Box) else None for _, leaf in self.action
+        ]
         ends = np.cumsum(layout.nvec)
         self._segments = (ends - layout.nvec).astype(np.intp)
 
@@ -166,7 +165,9 @@ class ColumnChecks:
         if columns.executed is not None:
             rows, leaves_ = columns.executed
             for column, (path, leaf) in zip(leaves_, self.action, strict=True):
-                check_leaf(column, leaf, f"action{path}", ErrorCode.BAD_ACTION, rows)
+                # What has bounds is held against them alone.
+                limit = np.inf if isinstance(leaf, Box) and bounded(leaf).all() else NUMBER_LIMIT
+                check_leaf(column, leaf, f"action{path}", ErrorCode.BAD_ACTION, rows, limit)
             # Others tell nothing: there was no action, or nobody knows which.
             flags = columns.flags[rows]
             told = opened[columns.slots[rows]] & ((flags & Flag.CONTINUED) == 0)
@@ -307,7 +308,12 @@ def _within_f8(values: np.ndarray, limit: float) -> bool:
 
 
 def check_leaf(
-    column: np.ndarray, leaf: Leaf, path: str, code: str, rows: np.ndarray | None = None
+    column: np.ndarray,
+    leaf: Leaf,
+    path: str,
+    code: str,
+    rows: np.ndarray | None = None,
+    limit: float = NUMBER_LIMIT,
 ) -> None:
     """Numbers of a Box are finite and not absurd, discrete ones in range. Raises RowError."""
     if isinstance(leaf, Box):
@@ -315,10 +321,10 @@ def check_leaf(
         if kind == "f" and size == 2:
             good = np.isfinite(column)
         elif kind == "f" or size == 8:
-            good = (column >= -NUMBER_LIMIT) & (column <= NUMBER_LIMIT)
+            good = (column >= -limit) & (column <= limit)
         else:
             return  # cannot be beyond the limit
-        expected = f"finite numbers within +-{NUMBER_LIMIT:.0e}"
+        expected = f"finite numbers within +-{limit:.0e}"
     else:
         start = getattr(leaf, "start", 0)
         nvec = choices(leaf).reshape(leaf.shape)
@@ -326,18 +332,6 @@ def check_leaf(
         expected = "a choice within the space"
     if not good.all():
         raise _wrong_value(column, good, path, code, rows, expected)
-
-
-def _bounds(leaf: Leaf) -> tuple[np.ndarray, np.ndarray] | None:
-    """Between which executed actions must be: those of the Box, with room for rounding; None where
-    options are counted."""
-    if not isinstance(leaf, Box):
-        return None
-    low, high = leaf.low.astype(np.float64), leaf.high.astype(np.float64)
-    sizes = [np.where(np.isfinite(bound), np.abs(bound), 1.0) for bound in (low, high)]
-    slack = ROUNDING * np.maximum(*sizes)
-    with np.errstate(over="ignore"):
-        return low - slack, high + slack
 
 
 def _wrong_value(

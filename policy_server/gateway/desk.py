@@ -250,9 +250,11 @@ class PolicyDesk:
         """bool[n]: it is what the lane was sent, of which more is known than simulators can tell:
         what reals were before they were cut to their bounds."""
         options, reals = self.store.pending_action(slots)
-        sent = self.served.scale.to_simulator(reals)
-        close = np.isclose(actions, sent, rtol=1e-5, atol=1e-6)
-        return (categories == options).all(axis=1) & close.all(axis=1)
+        layout = self.served.layout
+        sent = layout.to_leaves(options, self.served.scale.to_simulator(reals))
+        return (categories == options).all(axis=1) & layout.same(
+            actions, layout.from_leaves(sent)[1]
+        )
 
     def _leave(self, slots: np.ndarray, flags: np.ndarray, obs: Leaves) -> None:
         """Lanes that go idle. What is complete of their unrolls is kept."""

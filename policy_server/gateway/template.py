@@ -86,7 +86,7 @@ class StepTemplate:
         if len(groups) == 1 and len(self._segments) == 3 and not groups[0][1].reader.mask_width:
             ((_, leaf),) = groups[0][1].reader.observation
             self._leaf = leaf.shape, leaf.dtype
-            whole = leaf.dtype.kind in "iu"
+            whole = leaf.dtype.kind in "iu" and leaf.dtype.itemsize < 8
             self.simple = isinstance(leaf, Box) and (leaf.dtype == np.float32 or whole)
             start, width, _, _ = self._segments[0]
             fixed[start : start + width] = True  # the template's flags are zero

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sim_clients.protocol import ErrorCode, Flag, GroupSpec, ProtocolError, Step, StepGroup, spaces
-from sim_clients.protocol.limits import NUMBER_LIMIT, REWARD_LIMIT
+from sim_clients.protocol.limits import NUMBER_LIMIT, REWARD_LIMIT, bounded, executed_range
 
 
 class Referee:
@@ -119,11 +119,10 @@ class Referee:
                 raise self._bad(
                     code, step, f"{spec.name}{path}: {len(column)} bytes of {what} for {n} rows"
                 )
-            values = np.frombuffer(column, leaf.dtype)
-            numbers = np.abs(values.astype(float))
-            if isinstance(leaf, spaces.Box) and not (numbers <= NUMBER_LIMIT).all():
-                text = f"NaN or infinity in {what}, or beyond +-{NUMBER_LIMIT:.0e}"
-                raise self._bad(code, step, f"{spec.name}{path}: {text}")
+            values = np.frombuffer(column, leaf.dtype).reshape((n, *leaf.shape))
+            problem = value_problem(values, leaf, what)
+            if problem:
+                raise self._bad(code, step, f"{spec.name}{path}: {problem}")
 
     def _move(self, lane: tuple[str, int], flags: int, reward: float) -> None:
         rewards = self._running.get(lane)
@@ -145,6 +144,23 @@ class Referee:
 
     def _bad(self, code: str, step: Step, text: str) -> ProtocolError:
         return ProtocolError(code, text[:1000], seq=step.seq)
+
+
+def value_problem(values: np.ndarray, leaf: spaces.Leaf, what: str) -> str | None:
+    """Why a column `[n, *shape]` cannot be; None: it can. Only what is in a Box, and only actions,
+    are held against bounds."""
+    if not isinstance(leaf, spaces.Box):
+        start = getattr(leaf, "start", 0)
+        options = spaces.choices(leaf).reshape(leaf.shape)
+        fine = (values >= start) & (values < start + options)
+        return None if fine.all() else f"a value of {what} that is no option"
+    if what == "action" and bounded(leaf).all():
+        low, high = executed_range(leaf)
+        fine = (values >= low) & (values <= high)
+        return None if fine.all() else f"{what} outside the bounds of its box, or NaN"
+    fine = np.abs(values.astype(float)) <= NUMBER_LIMIT
+    text = f"NaN or infinity in {what}, or beyond +-{NUMBER_LIMIT:.0e}"
+    return None if fine.all() else text
 
 
 def flag_problem(flags: int, running: bool) -> str | None:

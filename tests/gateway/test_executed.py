@@ -80,6 +80,14 @@ def test_outside_its_box_nothing_can_have_been_done(free, numbers):
         Box(0, np.inf, (2,)),
         Box(-np.finfo(float).max, np.finfo(float).max, (2,), "float64"),
         Box(-5, 7, (2,), "int32"),
+        Box(-1e11, 1e11, (2,)),  # beyond what an observation may be
+        Box(-1e11, 1e11, (2,), "float64"),
+        Box(0, 2**40, (2,), "int64"),
+        Box(-(2**31), 2**31 - 1, (2,), "int32"),  # in float32 there is no such bound
+        Box(0, 2**32 - 1, (2,), "uint32"),
+        Box(0, 2**64 - 1, (2,), "uint64"),
+        Box(0.1, 0.3, (2,), "float16"),
+        Box(-np.inf, 1e-3, (2,), "float16"),
     ],
     ids=str,
 )
@@ -100,10 +108,47 @@ def test_what_nobody_was_sent_is_not_looked_at(free):
     assert isinstance(did(peer, [0.0, 0.0]), Error)
 
 
-def test_doing_as_told_is_no_news(free):
-    """With forty reals even a policy's own actions are improbable, and many are cut to the bounds:
-    what is learned from is what the policy drew."""
-    peer, sent = acting_on(free, Box(-1, 1, (40,)))
+@pytest.mark.parametrize(
+    "box",
+    [
+        Box(-1e-6, 1e-6, (2,)),
+        Box(-1e-7, 1e-7, (2,), "float64"),
+        Box(1e6, 1e6 + 1, (2,), "float64"),
+        Box(-3e4, 3e4, (2,)),
+    ],
+    ids=str,
+)
+def test_other_actions_count_however_narrow_the_box(free, box):
+    peer, sent = acting_on(free, box)
+    told = np.frombuffer(sent, box.dtype)
+    middle, half = box.low / 2 + box.high / 2, box.high / 2 - box.low / 2
+    done = np.where(told > middle, middle - 0.8 * half, middle + 0.8 * half).astype(box.dtype)
+    assert isinstance(did(peer, done.tobytes()), Actions)
+    store = free.desk.store
+    stored = free.desk.served.scale.to_simulator(store.reals[store.base[0]])
+    assert np.abs(stored - done).max() <= 0.1 * half.max()
+    outside = box.high + 0.3 * half
+    assert isinstance(did(peer, outside.astype(box.dtype).tobytes()), Error)
+    free.balances()
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        Box(-1, 1, (40,)),
+        Box(-1, 1, (40,), "float64"),
+        Box(-1, 1, (40,), "float16"),
+        Box(-5, 7, (40,), "int32"),
+        Box(0, 255, (40,), "uint8"),
+        Box(-1e-7, 1e-7, (40,)),
+        Box(-np.inf, np.inf, (40,)),
+    ],
+    ids=str,
+)
+def test_doing_as_told_is_no_news(free, box):
+    """With forty reals even a policy's own actions are improbable, and many are cut to the bounds, or
+    rounded: what is learned from is what the policy drew."""
+    peer, sent = acting_on(free, box)
     store, rows = free.desk.store, []
     for _ in range(10):
         at = store.base[0] + store.t[0]

@@ -103,7 +103,8 @@ def step(
 ) -> bytes:
     obs = rng.standard_normal((lanes, *space.shape)).astype(np.float32)
     if space.dtype != np.float32:
-        obs = (20 * obs).astype(space.dtype)
+        obs = 20 * (np.abs(obs) if space.dtype.kind == "u" else obs)
+        obs = obs.astype(space.dtype)
     rewards = rng.standard_normal(lanes).astype(np.float32)
     flags = np.zeros(lanes, np.uint8) if flags is None else np.asarray(flags, np.uint8)
     if "obs" in changed:
@@ -166,7 +167,8 @@ KINDS = {
     "a matrix, torch": {"observation": Box(-9, 9, (2, 3)), "inference": {"executor": "torch"}},
     "a number": {"observation": Box(-9, 9, ())},
     "frames": {"observation": Box(0, 255, (12, 12, 1), "uint8")},
-    "whole numbers": {"observation": Box(-99, 99, (3,), "int64")},
+    "whole numbers": {"observation": Box(-99, 99, (3,), "int32")},
+    "large whole numbers": {"observation": Box(-99, 99, (3,), "int64")},
     "double precision": {"observation": Box(-9, 9, (3,), "float64")},
     "in step with the learner": {"collection": {"mode": "sync"}},
 }
@@ -197,7 +199,7 @@ def test_both_ways_say_and_store_the_same(pair, kind, lanes):
         waiting -= {peer for peer, frame in said if frame[1] == 4}
     assert len(short.recorder.batches) > 5
     same_batches(short, long)
-    plain = kind not in ("frames normalised", "double precision")
+    plain = kind not in ("frames normalised", "double precision", "large whole numbers")
     assert (sum(short.taken) > 100) is plain
     assert not any(long.taken)
     assert short.gateway.env_steps == long.gateway.env_steps
@@ -236,6 +238,23 @@ def test_what_is_wrong_or_unusual_is_treated_as_ever(pair, wrong):
     refused = [decode(frame) for _, frame in short.said if isinstance(decode(frame), Error)]
     harmless = "extras" in wrong or wrong.get("flags") == [0, int(Flag.LEAVING)]
     assert len(refused) == (not harmless)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "absurd"),
+    [("int64", 2**62), ("int64", -(10**10) - 1), ("uint64", 2**63), ("float64", 1e300)],
+)
+def test_absurd_numbers_are_refused_whatever_they_are_made_of(pair, dtype, absurd):
+    space = Box(0, 9, (3,), dtype)
+    for one in pair([2], observation=space):
+        rng = np.random.default_rng(1)
+        for seq in (1, 2):
+            flags = [int(Flag.FIRST)] * 2 if seq == 1 else None
+            one.tick([(1, step(seq, rng, 2, flags, space))])
+        ((_, frame),) = one.tick([(1, step(3, rng, 2, None, space, obs=absurd))])
+        error = decode(frame)
+        assert isinstance(error, Error)
+        assert error.code == "bad_observation"
 
 
 def test_it_is_not_for_many_rows_evaluations_frozen_policies_or_callbacks(pair, monkeypatch):
