@@ -45,3 +45,4 @@ format: .venv/ready
 
 clean:
 	rm -rf .venv .venv-peers build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find policy_server sim_clients arena_sim tests -name __pycache__ -prune -exec rm -rf {} +

@@ -14,6 +14,11 @@ CLEAN = -1
 """Instead of an episode's number, where `Perturbed` is to play without noise."""
 
 
+LOG_STD_LIMIT = 10.0
+"""Log deviations that depend on what is seen (`model.free_log_std` = false) are held within it, so that
+no observation makes actions infinite, or the policy's own impossible."""
+
+
 @dataclass(frozen=True)
 class Stochastic:
     """Draws from the distribution that the network describes; greedy is its mode."""

@@ -9,7 +9,9 @@ costs nothing more. Rules for such functions:
 - They know no objects, raise nothing and allocate little. What is wrong with a row is found and
   worded in Python; the compiled function only says *whether* something is.
 
-Compiled once per installation (some seconds, kept in `__pycache__`), then loaded.
+Compiled once per installation (some seconds, kept in `__pycache__`), then loaded. What is kept is
+as old as the file of the function itself: whoever changes a `part` that functions in other files use
+runs `make clean`.
 """
 
 from __future__ import annotations

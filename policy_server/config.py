@@ -175,7 +175,9 @@ class CollectionConfig:
             when it is full. Its steps come from up to two policy versions.
         fragment_length: steps of one unroll; None: as the algorithm has it, or else sync, batch
             size / lanes; async, 64.
-        max_policy_lag: async: unrolls whose oldest step is more versions behind are dropped.
+        max_policy_lag: async: unrolls whose oldest step is more versions behind are dropped; None:
+            4, or more where an unroll of every lane makes more than one batch: twice as many as it
+            makes, and 1.
         max_queued_batches: async: finished unrolls beyond this many batches (and beyond one unroll
             of each lane and a batch) are dropped, oldest first.
         straggler_s: sync: seconds that fast lanes wait for slow ones before they collect more
@@ -185,7 +187,7 @@ class CollectionConfig:
     mode: str = "auto"
     ahead: bool = False
     fragment_length: int | None = None
-    max_policy_lag: int = 4
+    max_policy_lag: int | None = None
     max_queued_batches: int = 2
     straggler_s: float = 1.0
 

@@ -26,9 +26,10 @@ _INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
 _EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)e[+-]?\d+", re.IGNORECASE)
 _MAX_DEPTH = 32
 _ELSEWHERE_CALLED = {
-    "learning_rate": "lr", "batch_size": "train_batch_size", "n_epochs": "num_epochs",
-    "gae_lambda": "lambda_", "lambda": "lambda_", "clip_range": "clip_param",
-    "ent_coef": "entropy_coeff", "vf_coef": "vf_loss_coeff", "max_grad_norm": "grad_clip",
+    "learning_rate": ("lr",), "batch_size": ("minibatch_size", "train_batch_size"),
+    "n_epochs": ("num_epochs",), "gae_lambda": ("lambda_",), "lambda": ("lambda_",),
+    "clip_range": ("clip_param",), "ent_coef": ("entropy_coeff",),
+    "vf_coef": ("vf_loss_coeff",), "max_grad_norm": ("grad_clip",),
 }  # fmt: skip
 """What Stable-Baselines3 calls our settings, and one that is no name in Python."""
 
@@ -45,8 +46,9 @@ def unknown(
     """
     names = sorted(known)
     close = difflib.get_close_matches(key, names, 1)
-    if _ELSEWHERE_CALLED.get(key) in names:
-        hint = f"did you mean {_ELSEWHERE_CALLED[key]!r}?"
+    ours = [name for name in _ELSEWHERE_CALLED.get(key, ()) if name in names]
+    if ours:
+        hint = f"did you mean {ours[0]!r}?"
     elif elsewhere and key in elsewhere:
         hint = f"did you mean {elsewhere[key]!r}?"
     elif close:

@@ -7,6 +7,9 @@ from torch import nn
 
 DECAY = 0.9
 """Of what was seen before, per batch."""
+MOST = 1e12
+"""Returns beyond it, a thousand of the largest rewards that are accepted, come of values that make no
+sense; they would make the next ones larger still."""
 
 
 class ReturnScale(nn.Module):
@@ -30,7 +33,7 @@ class ReturnScale(nn.Module):
     @torch.no_grad()
     def add(self, returns: torch.Tensor) -> None:
         """A batch of them, `[N, R]`."""
-        returns = returns.double()
+        returns = returns.double().clamp(-MOST, MOST)
         self._weight.lerp_(torch.ones_like(self._weight), 1 - DECAY)
         self._mean.lerp_(returns.mean(0), 1 - DECAY)
         self._square.lerp_(returns.square().mean(0), 1 - DECAY)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from policy_server.acting import LOG_STD_LIMIT
 from policy_server.compiled import compiled, part
 from policy_server.inference.noise import normal
 from policy_server.types import ActionLayout
@@ -82,7 +83,13 @@ def choose_rows(
             start += options
         for i in range(d):
             mean = head[row, start + i]
-            log_deviation = log_std[i] if len(log_std) else head[row, start + d + i]
+            if len(log_std):
+                log_deviation = log_std[i]
+            else:
+                given = head[row, start + d + i]
+                log_deviation = min(
+                    max(given, np.float32(-LOG_STD_LIMIT)), np.float32(LOG_STD_LIMIT)
+                )
             noise = np.float32(0.0)
             if not best:
                 one, other = uniform[row, choices + i], uniform[row, choices + d + i]
@@ -141,6 +148,7 @@ class Sampler:
         mean = head[:, self._logits : self._logits + d]
         if log_std is None:
             log_std = head[:, self._logits + d : self._logits + 2 * d]
+            log_std = log_std.clip(-LOG_STD_LIMIT, LOG_STD_LIMIT)
         return mean, np.broadcast_to(log_std, mean.shape)
 
     def choose(

@@ -14,6 +14,7 @@ CPU.
 
 from __future__ import annotations
 
+import logging
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,8 @@ from policy_server.errors import CheckpointError, ConfigError
 from policy_server.networks.snapshot import as_tensor
 from policy_server.replay.remedy import WITHOUT
 from policy_server.types import Batch
+
+log = logging.getLogger(__name__)
 
 
 class Transitions(NamedTuple):
@@ -81,6 +84,7 @@ class StepBuffer:
         self._tails: dict[int, tuple[int, int, int]] = {}  # lane -> row number, episode, next t
         self.inserted = 0
         self.steps = 0
+        self._small = False  # a batch had no room
 
     def _allocate(
         self,
@@ -112,8 +116,8 @@ class StepBuffer:
     # -- writing ---------------------------------------------------------------------------------
 
     def insert(self, batch: Batch, rewards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Takes a batch in; `rewards`: float32 `[T, B]`, or `[T, B, R]` for R of them per step, as
-        they are to be learned from.
+        """Takes a batch in, or its last unrolls if it has no room; `rewards`: float32 `[T, B]`, or
+        `[T, B, R]` for R of them per step, as they are to be learned from.
 
         Returns: int64[m], places whose steps are gone; int64[n], places of the new steps, by time.
         """
@@ -123,12 +127,12 @@ class StepBuffer:
                 [*batch.final_obs], batch.categories.shape[2], batch.reals.shape[2], width,
                 rewards.shape[2:],
             )  # fmt: skip
-        fresh = int(self._wanted(batch).sum()) + len(batch.final_index)
-        if fresh > self.capacity:
-            raise ConfigError(
-                f"training.buffer_size: expected room for a whole batch, {fresh} rows here, got "
-                f"{self.capacity}: raise it."
-            )
+        rows = self._wanted(batch).sum(0) + np.bincount(
+            batch.final_index[:, 1], minlength=len(batch.lanes)
+        )
+        if rows.sum() > self.capacity:
+            batch, rewards, rows = self._newest(batch, rewards, rows)
+        fresh = int(rows.sum())
         oldest = self.inserted + fresh - self.capacity  # row that will still be there
         turns = batch.turns()
         if len(turns) == 1:
@@ -138,6 +142,24 @@ class StepBuffer:
             strict=True,
         )
         return np.concatenate(gone), np.concatenate(new)
+
+    def _newest(
+        self, batch: Batch, rewards: np.ndarray, rows: np.ndarray
+    ) -> tuple[Batch, np.ndarray, np.ndarray]:
+        """The last unrolls, as many as there is room for; `rows`: what each of them takes."""
+        if not self._small:
+            self._small = True
+            log.warning(
+                "training.buffer_size = %d holds less than a batch, which has %d rows here: what has "
+                "no room is not learned from; raise it.", self.capacity, rows.sum(),
+            )  # fmt: skip
+        kept = np.flatnonzero(rows[::-1].cumsum()[::-1] <= self.capacity)
+        if not len(kept):
+            raise ConfigError(
+                f"training.buffer_size: expected room for an unroll, {rows[-1]} rows here, got "
+                f"{self.capacity}: raise it."
+            )
+        return batch.columns(kept), rewards[:, kept], rows[kept]
 
     @staticmethod
     def _wanted(batch: Batch) -> np.ndarray:

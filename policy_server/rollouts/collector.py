@@ -32,6 +32,8 @@ from policy_server.rollouts.unrolls import Unroll, UnrollStore
 from policy_server.types import Batch
 
 ASYNC_FRAGMENT = 64
+LEAST_LAG = 4
+"""Versions; where nothing is said of `max_policy_lag`, there is at least so much."""
 
 
 class Collector:
@@ -67,6 +69,7 @@ class Collector:
         self.lanes = 0
         self.version = 0
         self._seen = (-1, -1)  # version and unrolls ever finished when the queue was looked at
+        self._room = 0  # steps that may wait in the queue
         self._granted = 0  # steps promised in this tick and not yet open
         self._waiting_since: float | None = None  # a lane was refused its unroll
         if not self.synchronous:
@@ -182,7 +185,13 @@ class Collector:
 
     def _drop_stale(self) -> None:
         """Unrolls that began more than `max_policy_lag` versions ago go."""
-        oldest = self.version - self.config.max_policy_lag
+        lag = self.config.max_policy_lag
+        if lag is None:
+            # Lanes that began together end together: while they are played those before them are
+            # learned from, and then they wait for one another.
+            wave = math.ceil(self.lanes * self.store.length / self.batch_steps)
+            lag = max(LEAST_LAG, 2 * wave + 1)
+        oldest = self.version - lag
         store = self.store
         if any(unroll.first_version < oldest for unroll in store.finished):
             keep = [u for u in store.finished if u.first_version >= oldest]
@@ -193,10 +202,11 @@ class Collector:
 
     def _drop_surplus(self) -> None:
         # Lanes that began together end together: an unroll of each must have room, beside what was
-        # left over from the last batch.
+        # left over from the last batch. Where lanes leave, the queue shrinks as it is learned from.
         one_each = self.lanes * self.store.length + self.batch_steps
-        limit = max(self.config.max_queued_batches * self.batch_steps, one_each)
-        while self.store.finished_steps > limit:
+        room = max(self.config.max_queued_batches * self.batch_steps, one_each)
+        self._room = max(room, min(self._room, self.store.finished_steps))
+        while self.store.finished_steps > self._room:
             unroll = self.store.pop()
             self.store.release([unroll])
             self.accounts.drop(Drop.OVERFLOW, unroll.length)

@@ -155,3 +155,10 @@ def test_priorities_that_are_wrong_would_be_noticed(line: str, instead: str) -> 
 def test_without_priorities_it_is_refused() -> None:
     with pytest.raises(ConfigError, match="priorities are what it is about"):
         ApexDQNTraining(prioritized=False)
+
+
+def test_parts_of_the_replay_buffer_that_are_too_small_are_refused() -> None:
+    options = {"steps_per_update": 64, "replay_shards": 3, "learning_starts": 100}
+    ApexDQNTraining(**options, buffer_size=2 * 3 * 64)
+    with pytest.raises(ConfigError, match=r"each of them must hold two batches at least"):
+        ApexDQNTraining(**options, buffer_size=2 * 3 * 64 - 1)

@@ -118,6 +118,7 @@ def test_frozen_and_checked_again_when_replaced() -> None:
     [
         ({"training": {"lr_": 1}}, "training.lr_: unknown setting, did you mean 'lr'?"),
         ({"training": {"learning_rate": 1}}, "training.learning_rate: unknown setting, did you mean 'lr'?"),
+        ({"training": {"batch_size": 1}}, "training.batch_size: unknown setting, did you mean 'minibatch_size'?"),
         ({"trainig": {}}, "trainig: unknown setting, did you mean 'training'?"),
         ({"lr": 1}, "lr: unknown setting, did you mean 'training.lr'?"),
         ({"model": {"lanes": 1}}, "model.lanes: unknown setting, did you mean 'simulators.lanes'?"),

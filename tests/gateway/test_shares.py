@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from sim_clients.protocol import Actions, decode
+from policy_server.replay.steps import StepBuffer
+from policy_server.types import Batch
+from sim_clients.protocol import Actions, Bye, decode, encode
 from tests.gateway.wire import SPEC, Peer
 
 UNROLL = 80
@@ -87,3 +90,72 @@ def test_who_joins_late_has_a_part_and_who_had_one_waits(world):
     (batch,) = players.auditor.batches
     assert batch.lengths.tolist() == [UNROLL] * 4
     assert sum(players.tick() for _ in range(10)) == 20, "and both go on"
+
+
+def test_a_batch_that_outgrows_the_replay_buffer_ends_no_run(world):
+    """Whoever joins has a part in the batch, however many there are."""
+    training = {"buffer_size": 500, "steps_per_update": 64, "learning_starts": 200}
+    players = Players(
+        world(algorithm="DQN", training=training, collection={"fragment_length": 64}), [1] * 9
+    )
+    buffer, sizes = StepBuffer(500, torch.device("cpu")), []
+
+    def insert(batch: Batch) -> None:
+        _, new = buffer.insert(batch, batch.rewards)
+        sizes.append((batch.steps, len(new)))
+
+    players.auditor.audit = insert
+    for _ in range(300):
+        players.tick()
+    assert len(sizes) > 2
+    assert all(steps == 9 * 64 and 0 < kept < 500 for steps, kept in sizes)
+    assert players.world.gateway.failure is None
+
+
+QUEUE = {"mode": "async", "fragment_length": 20, "max_queued_batches": 1, "max_policy_lag": 99}
+
+
+def test_what_is_queued_when_a_session_leaves_is_learned_from(world):
+    w = world(collection=QUEUE, training={"train_batch_size": 20, "minibatch_size": 20})
+    players = Players(w, [2, 10])
+    players.auditor.ticks_to_learn = 3
+    for _ in range(21):
+        players.tick()
+    queued = w.desk.store.finished_steps
+    assert queued > 100
+    w.tick((players.peers[1].name, encode(Bye("done"))))
+    players.playing[1] = 0
+    for _ in range(15):
+        players.tick()
+    assert w.desk.store.finished_steps < queued
+    assert w.desk.accounts.dropped["overflow"] == 0
+    players.auditor.ticks_to_learn = 10**6
+    for _ in range(200):
+        players.tick()
+    assert w.desk.accounts.dropped["overflow"] > 0
+    assert w.desk.store.finished_steps <= queued, "where nothing is learned it is bounded still"
+    w.balances()
+
+
+@pytest.mark.parametrize("lanes", [16, 64, 128])
+def test_unrolls_that_end_together_are_learned_from_before_they_are_too_old(world, lanes):
+    """With the settings that IMPALA has; the learner is fast enough."""
+    w = world(algorithm="IMPALA")
+    players = Players(w, [lanes])
+    players.auditor.ticks_to_learn = 2
+    for _ in range(600):
+        players.tick()
+    accounts = w.desk.accounts
+    assert accounts.trained > 0.8 * 600 * lanes * min(1, 64 / lanes)
+    assert sum(accounts.dropped.values()) < 0.05 * accounts.trained
+
+
+def test_what_was_left_over_has_room_beside_the_next_unrolls(world):
+    training = {"train_batch_size": 70, "minibatch_size": 70}
+    players = Players(world(collection=QUEUE, training=training), [6])
+    players.auditor.ticks_to_learn = 1
+    for _ in range(400):
+        players.tick()
+    accounts = players.world.desk.accounts
+    assert accounts.trained > 2000
+    assert accounts.dropped["overflow"] == 0

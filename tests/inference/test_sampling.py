@@ -10,6 +10,8 @@ import torch
 from chi_square import counts_fit
 from torch.distributions import Categorical, Normal
 
+from policy_server.acting import LOG_STD_LIMIT
+from policy_server.algorithms.ops.distributions import HeadLayout
 from policy_server.inference.noise import draw, lane_keys
 from policy_server.inference.sampling import Choice, RealScale, Sampler
 from policy_server.types import ActionLayout
@@ -189,3 +191,22 @@ def test_choices_and_reals_of_one_action_know_nothing_of_each_other():
             error = 4.5 / np.sqrt(len(of_option))
             assert abs(of_option.mean(0)).max() < error
             assert abs((of_option**2).mean(0) - 1).max() < error * np.sqrt(2)
+
+
+def test_deviations_that_are_seen_are_held_within_limits() -> None:
+    """exp of a head could be infinite; here and where the learner looks the same limit holds."""
+    rig = Rig(SPACES["reals"], free=False)
+    w, d = rig.layout.mask_width, rig.layout.reals
+    rig.head[:, w + d :] = np.random.default_rng(1).uniform(-200, 200, rig.head[:, w + d :].shape)
+    for greedy in (None, np.ones(N, bool)):
+        choice = rig.choose(greedy)
+        assert np.isfinite(choice.reals).all()
+        assert np.isfinite(choice.logp).all()
+        head = torch.from_numpy(rig.head)
+        theirs = HeadLayout(rig.layout).distribution(head, None, None)
+        assert theirs.log_std is not None
+        assert float(theirs.log_std.abs().max()) == LOG_STD_LIMIT
+        logp = theirs.log_prob(torch.from_numpy(choice.categories), torch.from_numpy(choice.reals))
+        np.testing.assert_allclose(choice.logp, logp.numpy(), rtol=1e-4, atol=1e-3)
+        again = rig.sampler.log_prob(rig.head, None, None, choice.categories, choice.reals)
+        np.testing.assert_allclose(choice.logp, again, rtol=1e-4, atol=1e-3)

@@ -44,8 +44,15 @@ def slow(lane: Lane, i: int, n: int, masked: bool) -> tuple[float, int, float]:
 
 
 def play(
-    kind: type[StepBuffer], capacity: int, seed: int, n: int, masked: bool, losses: bool = True
+    kind: type[StepBuffer],
+    capacity: int,
+    seed: int,
+    n: int,
+    masked: bool,
+    losses: bool = True,
+    room: bool = True,
 ) -> StepBuffer:
+    """`room`: batches fit."""
     streams = Streams(5, seed)
     buffer = kind(capacity, CPU)
     for round_ in range(40):
@@ -56,7 +63,8 @@ def play(
         gone, new = buffer.insert(batch, batch.rewards)
         assert before[gone].all()
         assert buffer.is_step[new].all()
-        assert len(new) == batch.steps
+        assert (len(new) == batch.steps) or not room
+        assert len(new) > 0
         if losses and round_ % 7 == 3:
             streams.lose(int(streams.rng.integers(5)), 2)
         places = np.flatnonzero(buffer.is_step)
@@ -143,10 +151,37 @@ def test_a_broken_line_shows_where_actions_are_masked(line: str, instead: str) -
         play(kind, 150, 0, 3, masked=True)
 
 
-def test_a_batch_that_is_too_large_is_refused() -> None:
+@pytest.mark.parametrize("masked", [False, True])
+def test_of_a_batch_that_is_too_large_the_last_unrolls_are_kept(
+    masked: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    streams, capacity = Streams(5, 0), 16
+    batch = streams.batch(7)
+    while batch.steps <= capacity:
+        batch = streams.batch(7)
+    if not masked:
+        batch = dataclasses.replace(batch, masks=None)
+    buffer, other = StepBuffer(capacity, CPU), StepBuffer(capacity, CPU)
+    _, new = buffer.insert(batch, batch.rewards)
+    last = next(
+        np.arange(b, len(batch.lanes))
+        for b in range(len(batch.lanes))
+        if batch.columns(np.arange(b, len(batch.lanes))).steps == len(new)
+    )
+    _, same = other.insert(batch.columns(last), batch.rewards[:, last])
+    assert 0 < len(last) < len(batch.lanes)
+    np.testing.assert_array_equal(new, same)
+    for mine, theirs in zip(buffer.state()[0].values(), other.state()[0].values(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    buffer.insert(batch, batch.rewards)
+    assert caplog.text.count("holds less than a batch") == 1
+    play(StepBuffer, capacity, 1, 1, masked, room=False)
+
+
+def test_an_unroll_that_is_too_large_is_refused() -> None:
     streams = Streams(5, 0)
     batch = streams.batch(7)
-    with pytest.raises(ConfigError, match=r"training\.buffer_size: expected room"):
+    with pytest.raises(ConfigError, match=r"training\.buffer_size: expected room for an unroll"):
         StepBuffer(4, CPU).insert(batch, batch.rewards)
 
 

@@ -1,7 +1,8 @@
 """The distribution over actions that a head of the network describes.
 
 A head is `[N, W + D]` or `[N, W + 2 D]`: logits of K categoricals one after another (W together),
-means of D reals, and their log deviations unless these are a free parameter. All parts are
+means of D reals, and their log deviations unless these are a free parameter (held within
+`acting.LOG_STD_LIMIT`). All parts are
 independent given the observation, so that log-probabilities, entropies and divergences add up.
 
 Reals are in units of the Gaussian: what was drawn, neither scaled nor clipped.
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from policy_server.acting import LOG_STD_LIMIT
 from policy_server.algorithms.ops.masking import masked
 from policy_server.types import ActionLayout
 
@@ -149,7 +151,8 @@ class HeadLayout:
             log_probs = self._normalize(head[:, :w] if d else head, mask)
         if d:
             mean = head[:, w : w + d]
-            log_std = head[:, w + d :] if log_std is None else log_std
+            if log_std is None:
+                log_std = head[:, w + d :].clamp(-LOG_STD_LIMIT, LOG_STD_LIMIT)
             assert log_std.shape[-1] == d, log_std.shape
         return ActionDistribution(log_probs, mean, log_std if d else None, self.offsets)
 
