@@ -9,6 +9,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
+from policy_server.algorithms.contract import check_values
 from policy_server.errors import ConfigError
 from policy_server.exploration.plugin import NONE, options_of
 
@@ -173,6 +174,7 @@ def _check_learning(prefix: str, policy: Settings | PolicySettings) -> None:
         _above_zero(f"{prefix}preprocessing.reward_clip", preprocessing.reward_clip, True)
     if preprocessing.storage_dtype is not None:
         _one_of(f"{prefix}preprocessing.storage_dtype", preprocessing.storage_dtype, STORAGE_DTYPES)
+    check_values(policy.training, f"{prefix}training")
     policy.training.supports.check_model(policy.algorithm, model, prefix)
     if policy.training.batch_steps < 1:
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import re
 import sysconfig
@@ -14,12 +15,13 @@ from typing import Any
 
 from policy_server.errors import ConfigError, LearnerError, PolicyServerError
 
-_HERE = str(Path(__file__).parent)
+log = logging.getLogger(__name__)
+_OURS = [Path(__file__).parents[1] / package for package in ("policy_server", "sim_clients")]
 _NOT_THEIRS = re.compile(
-    r"<frozen |.*[\\/](site|dist)-packages[\\/]|"
-    + "|".join(re.escape(folder) for folder in (sysconfig.get_path("stdlib"), _HERE + os.sep))
+    r"<|.*[\\/](site|dist)-packages[\\/]|"
+    + "|".join(re.escape(str(folder) + os.sep) for folder in (sysconfig.get_path("stdlib"), *_OURS))
 )
-_NAME = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
+_NAME = re.compile(r"[\w-]+(\.[\w-]+)*:\w+(\.\w+)*")
 
 
 def named(option: str, name: str) -> Any:
@@ -58,7 +60,7 @@ def line(error: BaseException) -> str:
 
 @contextmanager
 def told(name: str) -> Iterator[None]:
-    """What goes wrong within `name` is said with the line of the user's own.
+    """What goes wrong within `name` is said with the line of the user's own; the log has all of it.
 
     Raises:
         LearnerError: whatever is no error of ours already.
@@ -68,6 +70,7 @@ def told(name: str) -> Iterator[None]:
     except PolicyServerError:
         raise
     except Exception as error:
+        log.exception("%s failed", name)
         raise LearnerError(f"{name}: {type(error).__name__}: {error}{line(error)}") from error
 
 

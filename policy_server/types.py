@@ -117,7 +117,7 @@ class ActionLayout:
     def same(self, reals: np.ndarray, others: np.ndarray) -> np.ndarray:
         """bool `[n]`: these `[n, D]` differ by rounding alone."""
         whole = np.isfinite(self.low) & np.isfinite(self.high)
-        slack = self._slack + np.where(whole, 0.0, ROUNDING * np.abs(others))
+        slack = np.where(whole, self._slack, ROUNDING * np.maximum(1.0, np.abs(others)))
         close: np.ndarray = (np.abs(reals - others) <= slack).all(axis=1)
         return close
 

@@ -18,15 +18,18 @@ _KINDS: dict[str, tuple[Any, str]] = {
     "off_policy": (bool, "True or False"),
     "one_version": (bool, "True or False"),
     "title": (str, "text"),
+    "acting": (Acting, "one of the classes in policy_server.acting"),
 }
-"""What the class of its options says: name -> kind, and that in words."""
+"""What its options say beside their fields: name -> kind, and that in words."""
+_LATER = ("mode", "batch_steps", "fragment_length")
+"""More of it."""
 
 _CALLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "make_network": (("spaces",), ("model", "training")),
-    "update": (("self", "batch", "env_steps"), ()),
-    "update_in_steps": (("self", "batch", "env_steps"), ()),
-    "state": (("self",), ()),
-    "load": (("self", "state"), ()),
+    "update": (("batch", "env_steps"), ()),
+    "update_in_steps": (("batch", "env_steps"), ()),
+    "state": ((), ()),
+    "load": (("state",), ()),
 }
 """What its page has: name -> arguments by position, and by name."""
 
@@ -41,52 +44,45 @@ def check_options(training: type[Any]) -> None:
             f"algorithm: expected its options {name} to be derived from "
             "policy_server.algorithms.Training, got a class that is not."
         )
-    fields = getattr(training, "__dataclass_fields__", {})
+    decorated = "__dataclass_fields__" in vars(training)
     own = vars(training).get("__annotations__", {})
-    left = [
-        option
-        for option, kind in own.items()
-        if option not in fields and "ClassVar" not in str(kind)
-    ]
-    if left or not dataclasses.is_dataclass(training):
+    if not decorated and (
+        not dataclasses.is_dataclass(training)
+        or any("ClassVar" not in str(kind) for kind in own.values())
+    ):
         raise ConfigError(
             f"algorithm: expected its options {name} to be a dataclass, got a class that is not: "
             "write @dataclass(frozen=True) above it."
         )
-    nothing = dataclasses.MISSING
-    bare = [
-        field.name
-        for field in dataclasses.fields(training)
-        if field.init and field.default is nothing and field.default_factory is nothing
-    ]
-    if bare:
-        raise ConfigError(
-            f"algorithm: expected a default for every option of {name}, got none for "
-            f"{', '.join(bare)}."
-        )
-    for attribute, (kind, words) in _KINDS.items():
-        value = getattr(training, attribute)
-        if not isinstance(value, kind):
-            raise _wrong(name, attribute, words, value)
-    if training.mode not in ("sync", "async"):
-        raise _wrong(name, "mode", "'sync' or 'async'", training.mode)
+
+
+def check_values(options: Training, path: str = "training") -> None:
+    """What they say beside their fields, where the settings have them at `path`.
+
+    Raises:
+        ConfigError: it is of another kind than the server can use.
+    """
+    name = type(options).__qualname__
     try:
-        options = training()
-        steps, fragment, acting = options.batch_steps, options.fragment_length, options.acting
+        said = {attribute: getattr(options, attribute) for attribute in (*_KINDS, *_LATER)}
     except PolicyServerError:
         raise
     except Exception as error:
         raise ConfigError(
-            f"algorithm: {name} with its defaults failed: {type(error).__name__}: {error}"
-            f"{line(error)}. Is train_batch_size among its options? If it has "
-            "none, batch_steps must say how many steps an update takes."
+            f"{path}: {name} failed: {type(error).__name__}: {error}{line(error)}. Is "
+            "train_batch_size among its options? If it has none, batch_steps must say how many "
+            "steps an update takes."
         ) from error
-    if not _whole(steps):
-        raise _wrong(name, "batch_steps", "an integer", steps)
-    if not (fragment is None or _whole(fragment)):
-        raise _wrong(name, "fragment_length", "an integer or None", fragment)
-    if not isinstance(acting, Acting):
-        raise _wrong(name, "acting", "one of the classes in policy_server.acting", acting)
+    for attribute, (kind, words) in _KINDS.items():
+        if not isinstance(said[attribute], kind):
+            raise _wrong(path, name, attribute, words, said[attribute])
+    if said["mode"] not in ("sync", "async"):
+        raise _wrong(path, name, "mode", "'sync' or 'async'", said["mode"])
+    if not _whole(said["batch_steps"]):
+        raise _wrong(path, name, "batch_steps", "an integer", said["batch_steps"])
+    if said["fragment_length"] is not None and not _whole(said["fragment_length"]):
+        words = "an integer or None"
+        raise _wrong(path, name, "fragment_length", words, said["fragment_length"])
 
 
 def check_page(page: type[Any]) -> None:
@@ -97,25 +93,31 @@ def check_page(page: type[Any]) -> None:
     needed = ["make_network", "state", "load"]
     needed += [] if callable(getattr(page, "update_in_steps", None)) else ["update"]
     missing = [method for method in needed if not callable(getattr(page, method, None))]
-    if missing:
+    if missing and not hasattr(page, "__getattr__"):
         raise ConfigError(
             f"algorithm: expected {name} to have the methods {', '.join(needed)}, got none named "
             f"{', '.join(missing)}."
         )
     for method, (by_position, by_name) in _CALLS.items():
+        found = inspect.getattr_static(page, method, None)
+        # Of the class, not of the instance that there is not yet; make_network is asked of it.
+        bound = isinstance(found, staticmethod | classmethod) or method == "make_network"
         if callable(getattr(page, method, None)):
-            _check_call(f"{name}.{method}", getattr(page, method), by_position, by_name)
-    positions, names = ("spaces", "model", "training"), (
-        "seed", "device", "reward_scale", "reward_clip",
-    )  # fmt: skip
-    _check_call(name, page, positions, names)
+            arguments = by_position if bound else ("self", *by_position)
+            _check_call(f"{name}.{method}", getattr(page, method), arguments, by_name)
+    names = ("seed", "device", "reward_scale", "reward_clip")
+    _check_call(name, page, ("spaces", "model", "training"), names)
 
 
 def _check_call(
     name: str, function: Callable[..., Any], by_position: tuple[str, ...], by_name: tuple[str, ...]
 ) -> None:
     try:
-        inspect.signature(function).bind(*by_position, **dict.fromkeys(by_name))
+        signature = inspect.signature(function)
+    except ValueError:  # that of compiled code nobody knows
+        return
+    try:
+        signature.bind(*by_position, **dict.fromkeys(by_name))
     except TypeError as error:
         told = [each for each in by_position if each != "self"] + [f"{each}=" for each in by_name]
         raise ConfigError(
@@ -127,7 +129,5 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _wrong(name: str, attribute: str, expected: str, value: Any) -> ConfigError:
-    return ConfigError(
-        f"algorithm: expected {name}.{attribute} to be {expected}, got {value!r:.60}."
-    )
+def _wrong(path: str, name: str, attribute: str, expected: str, value: Any) -> ConfigError:
+    return ConfigError(f"{path}: expected {name}.{attribute} to be {expected}, got {value!r:.60}.")

@@ -140,7 +140,8 @@ class Learner:
         weights = flat_view(self.algorithm.network) if lend else None
         if weights is None:
             weights = self.weights()
-        _check_numbers(self.algorithm_name, metrics, weights)
+        spoilt = not np.isfinite(weights).all() and _broken(self.algorithm.network)
+        _check_numbers(self.algorithm_name, metrics, spoilt)
         self.updates += 1
         return UpdateResult(self.policy_name, self.updates, weights, metrics, batch.steps)
 
@@ -198,11 +199,16 @@ class Learner:
         self.updates = int(state.data["updates"])
 
 
-def _check_numbers(algorithm: str, metrics: Any, weights: np.ndarray) -> None:
-    """What our own pages never bring about, but somebody else's may.
+def _broken(network: torch.nn.Module) -> bool:
+    """What it learns is not finite; what it was built with, a mask for one, need not be."""
+    return not all(bool(part.isfinite().all()) for part in network.parameters())
+
+
+def _check_numbers(algorithm: str, metrics: Any, spoilt: bool) -> None:
+    """What our own pages never bring about, but somebody else's may; `spoilt`: weights, too.
 
     Raises:
-        LearnerError: metrics are no dict of finite numbers, or the network holds others.
+        LearnerError: metrics are no dict of finite numbers, or weights are spoilt.
     """
     if not isinstance(metrics, dict) or not all(
         isinstance(v, int | float) for v in metrics.values()
@@ -212,7 +218,6 @@ def _check_numbers(algorithm: str, metrics: Any, weights: np.ndarray) -> None:
             f"{metrics!r:.80}."
         )
     broken = [name for name, value in metrics.items() if not math.isfinite(value)]
-    spoilt = not np.isfinite(weights).all()
     if broken or spoilt:
         broken += ["weights"] if spoilt else []
         raise LearnerError(

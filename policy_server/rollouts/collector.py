@@ -70,6 +70,7 @@ class Collector:
         self.version = 0
         self._seen = (-1, -1)  # version and unrolls ever finished when the queue was looked at
         self._room = 0  # steps that may wait in the queue
+        self._lag = 0  # versions; of the queue as it is
         self._granted = 0  # steps promised in this tick and not yet open
         self._waiting_since: float | None = None  # a lane was refused its unroll
         if not self.synchronous:
@@ -188,9 +189,10 @@ class Collector:
         lag = self.config.max_policy_lag
         if lag is None:
             # Lanes that began together end together: while they are played those before them are
-            # learned from, and then they wait for one another.
+            # learned from, and then they wait for one another. Also where lanes have left since.
             wave = math.ceil(self.lanes * self.store.length / self.batch_steps)
-            lag = max(LEAST_LAG, 2 * wave + 1)
+            queued = self.store.finished_steps >= self.batch_steps
+            lag = self._lag = max(LEAST_LAG, 2 * wave + 1, self._lag if queued else 0)
         oldest = self.version - lag
         store = self.store
         if any(unroll.first_version < oldest for unroll in store.finished):
@@ -205,7 +207,7 @@ class Collector:
         # left over from the last batch. Where lanes leave, the queue shrinks as it is learned from.
         one_each = self.lanes * self.store.length + self.batch_steps
         room = max(self.config.max_queued_batches * self.batch_steps, one_each)
-        self._room = max(room, min(self._room, self.store.finished_steps))
+        self._room = max(room, min(self._room, self.store.finished_steps + room))
         while self.store.finished_steps > self._room:
             unroll = self.store.pop()
             self.store.release([unroll])

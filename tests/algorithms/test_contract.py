@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 import pytest
 
-from policy_server import algorithms
+from policy_server import AlgorithmConfig, algorithms
 from policy_server.acting import EpsilonGreedy
-from policy_server.algorithms.contract import check_options, check_page
+from policy_server.algorithms.contract import check_options, check_page, check_values
 from policy_server.algorithms.own_loss import OwnLoss
 from policy_server.algorithms.own_loss_options import OwnLossTraining
+from policy_server.algorithms.supports import Supports
 from policy_server.errors import ConfigError
 
 
@@ -43,26 +44,73 @@ class Page:
 def test_ours_are_as_those_of_others_must_be(name: str) -> None:
     training, page = algorithms.get(name)
     check_options(training)
+    check_values(training())
     check_page(page)
 
 
-def test_what_has_all_is_taken() -> None:
-    check_options(Fine)
-    check_page(Page)
+@dataclass(frozen=True)
+class Demanding(algorithms.Training):
+    """Values that only the user knows, after a marker."""
 
-    class InSteps(Page):
-        update: Any = None
+    _: KW_ONLY
+    expert: str
+    train_batch_size: int = 8
 
-        def update_in_steps(self, batch: Any, env_steps: int) -> Any:
-            yield
+    def __post_init__(self) -> None:
+        if not self.expert:
+            raise ConfigError(
+                "training.expert: expected the file with what to imitate, got nothing."
+            )
 
-    check_page(InSteps)
+    @property
+    def off_policy(self) -> bool:  # type: ignore[override]
+        return self.train_batch_size > 100
 
-    class Renamed(OwnLossTraining):
-        title: ClassVar[str] = "no option of its own, so that it need not be a dataclass"
+    @property
+    def supports(self) -> Supports:  # type: ignore[override]
+        return Supports(continuous=False)
 
-    check_options(Renamed)
-    check_page(OwnLoss)
+
+class Renamed(OwnLossTraining):
+    title: ClassVar[str] = "no option of its own, so that it need not be a dataclass"
+
+
+class InSteps(Page):
+    update: Any = None
+
+    def update_in_steps(self, batch: Any, env_steps: int) -> Any:
+        yield
+
+
+class Stateless(Page):
+    @staticmethod
+    def state() -> Any: ...  # type: ignore[override]
+
+    @classmethod
+    def load(cls, state: Any) -> None: ...
+
+
+class Delegating:
+    make_network = Page.make_network
+    __init__ = Page.__init__
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(Page, name)
+
+
+class Compiled(Page):
+    load: Any = dict.update  # of which no signature is known
+
+
+@pytest.mark.parametrize("page", [Page, InSteps, Stateless, Delegating, Compiled, OwnLoss])
+def test_pages_that_have_all_are_taken(page: type) -> None:
+    check_page(page)
+
+
+@pytest.mark.parametrize("options", [Fine(), Demanding(expert="e.npz"), Renamed()])
+def test_options_that_say_all_are_taken(options: Any) -> None:
+    check_options(type(options))
+    check_values(options)
 
 
 class NotDerived:
@@ -75,11 +123,6 @@ class NoDataclass(algorithms.Training):
 
 class Undecorated(Fine):
     margin: float = 0.0
-
-
-@dataclass(frozen=True)
-class NoDefault(algorithms.Training):
-    train_batch_size: int
 
 
 @dataclass(frozen=True)
@@ -122,8 +165,17 @@ class Fraction(Fine):
         (NotDerived, r"options NotDerived to be derived from policy_server.algorithms.Training"),
         (NoDataclass, r"NoDataclass to be a dataclass.*write @dataclass\(frozen=True\)"),
         (Undecorated, r"Undecorated to be a dataclass"),
-        (NoDefault, r"a default for every option of NoDefault, got none for train_batch_size"),
-        (NoSteps, r"NoSteps with its defaults failed: AttributeError.*Is train_batch_size among"),
+    ],
+)
+def test_classes_that_are_none_of_options_are_told(training: type, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_options(training)
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        (NoSteps, r"x: NoSteps failed: AttributeError.*Is train_batch_size among"),
         (TupleOfSupports, r"TupleOfSupports.supports to be a .*Supports, got \('Discrete',\)"),
         (Synch, r"Synch.mode to be 'sync' or 'async', got 'synch'"),
         (Maybe, r"Maybe.off_policy to be True or False, got 'yes'"),
@@ -132,8 +184,9 @@ class Fraction(Fine):
     ],
 )
 def test_options_that_lack_something_are_told(training: type, words: str) -> None:
+    check_options(training)
     with pytest.raises(ConfigError, match=words):
-        check_options(training)
+        check_values(training(), "x")
 
 
 class NoUpdate(Page):
@@ -172,14 +225,14 @@ def test_pages_that_lack_something_are_told(page: type, words: str) -> None:
         check_page(page)
 
 
-def test_both_are_looked_at_when_settings_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_is_looked_at_when_settings_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(algorithms, "_PAGES", dict(algorithms._PAGES))
     algorithms.register("NoUpdate", Fine, NoUpdate)
     algorithms.register("Synch", Synch, Page)
-    algorithms.register("Good", Fine, Page)
-    for name, words in (("NoUpdate", "none named update"), ("Synch", "Synch.mode")):
+    algorithms.register("Demanding", Demanding, Page)
+    for name, words in (("NoUpdate", "none named update"), ("Synch", "training: .*Synch.mode")):
         with pytest.raises(ConfigError, match=words):
-            algorithms.training_class(name)
-        with pytest.raises(ConfigError, match=words):
-            algorithms.get(name)
-    assert algorithms.get("Good") == (Fine, Page)
+            AlgorithmConfig(name).settings()
+    settings = AlgorithmConfig("Demanding").training(expert="e.npz").settings()
+    assert settings.training == Demanding(expert="e.npz")
+    assert algorithms.get("Demanding") == (Demanding, Page)

@@ -158,3 +158,9 @@ def test_explained_variance() -> None:
     assert explained_variance(torch.full((4,), 9.0), returns) == pytest.approx(0.0)
     assert explained_variance(-returns, returns) == pytest.approx(-3.0)
     assert explained_variance(returns, torch.ones(4)) == 0.0
+    # Large and narrow, and absurd.
+    returns = 1000 + torch.tensor([-1.0, 1.0, -1.0, 1.0]) / 1024
+    values = 1000 + torch.tensor([-1.0, 1.0, 1.0, 1.0]) / 1024
+    assert explained_variance(values, returns) == pytest.approx(0.25)
+    assert torch.isfinite(explained_variance(values * 1e30, returns))
+    assert torch.isfinite(explained_variance(values, returns * 1e33))

@@ -37,7 +37,7 @@ def test_it_is_found_however_deep(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["./of_mine:Outer", ":Outer", "of_mine:", "of_mine", "a:b:c", "a b:c"]
+    "name", ["./of_mine:Outer", ":Outer", "of_mine:", "of_mine", "a:b:c", "a b:c", "a:b-c"]
 )
 def test_what_is_no_name_is_told(folder: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=r'model\.custom: expected "module:Class", got '):
@@ -65,11 +65,18 @@ def test_what_cannot_be_imported_is_told_why(
         named("algorithm", name)
 
 
-def test_an_error_is_told_with_its_line(folder: Path) -> None:
+def test_files_may_have_hyphens(folder: Path) -> None:
+    (folder / "my-own.py").write_text("answer = 42")
+    assert named("x", "my-own:answer") == 42
+
+
+def test_an_error_is_told_with_its_line(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     inner = named("x", "of_mine:Outer.Inner")
     words = r"^Mine: IndexError: gone \(of_mine.py:7\)$"
     with pytest.raises(LearnerError, match=words), told("Mine"):
         inner().fail()
+    assert "Traceback" in caplog.text
+    assert 'raise IndexError("gone")' in caplog.text
     with pytest.raises(ConfigError, match=r"^as it was$"), told("Mine"):
         raise ConfigError("as it was")
 

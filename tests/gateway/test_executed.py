@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sim_clients.protocol import Actions, Box, Discrete, Error, GroupSpec, Step, StepGroup, encode
+from sim_clients.protocol.limits import bounded
 from tests.gateway.wire import Peer
 
 
@@ -115,20 +116,26 @@ def test_what_nobody_was_sent_is_not_looked_at(free):
         Box(-1e-7, 1e-7, (2,), "float64"),
         Box(1e6, 1e6 + 1, (2,), "float64"),
         Box(-3e4, 3e4, (2,)),
+        Box(-1e6, np.inf, (2,)),
+        Box(-np.inf, 5e5, (2,)),
+        Box(-1e308, 1e308, (2,), "float64"),
     ],
     ids=str,
 )
 def test_other_actions_count_however_narrow_the_box(free, box):
     peer, sent = acting_on(free, box)
     told = np.frombuffer(sent, box.dtype)
-    middle, half = box.low / 2 + box.high / 2, box.high / 2 - box.low / 2
+    whole = bounded(box).all()
+    middle, half = (
+        (box.low / 2 + box.high / 2, box.high / 2 - box.low / 2) if whole else (0, np.ones(2))
+    )
     done = np.where(told > middle, middle - 0.8 * half, middle + 0.8 * half).astype(box.dtype)
     assert isinstance(did(peer, done.tobytes()), Actions)
     store = free.desk.store
     stored = free.desk.served.scale.to_simulator(store.reals[store.base[0]])
     assert np.abs(stored - done).max() <= 0.1 * half.max()
-    outside = box.high + 0.3 * half
-    assert isinstance(did(peer, outside.astype(box.dtype).tobytes()), Error)
+    outside = (box.high + 0.3 * half if whole else np.full(2, 1e11)).astype(box.dtype)
+    assert isinstance(did(peer, outside.tobytes()), Error)
     free.balances()
 
 

@@ -13,7 +13,7 @@ from handmade import random_batch
 from policy_server import algorithms
 from policy_server.algorithms.ppo import PPO, PPOTraining
 from policy_server.config import ModelConfig, PreprocessingConfig
-from policy_server.errors import CheckpointError, ConfigError
+from policy_server.errors import CheckpointError, ConfigError, LearnerError
 from policy_server.learners.learner import Learner, pick_device, pick_threads
 from policy_server.networks import build_network, flatten_parameters, load_flat
 from policy_server.types import Batch, PolicySpaces, PolicyState
@@ -165,3 +165,36 @@ def test_an_algorithm_that_changes_update_alone_is_asked_for_that() -> None:
     learner = make()
     learner.algorithm.__class__ = Mine
     assert learner.update(batch(learner, 0), 0).metrics["mine"] == 1.0
+
+
+class Masking(torch.nn.Module):
+    """Holds what is not finite, and is not learned."""
+
+    def __init__(self, spaces: PolicySpaces, outputs: int):
+        super().__init__()
+        mask = torch.triu(torch.full((3, 3), -torch.inf), 1)
+        self.register_buffer("future", mask, persistent=False)
+        self.register_buffer("past", mask.T.contiguous())
+        self.heads, self.values = torch.nn.Linear(3, outputs), torch.nn.Linear(3, 1)
+
+    def policy(self, obs):
+        return self.heads(obs[0])
+
+    def value(self, obs):
+        return self.values(obs[0]).squeeze(1)
+
+    def forward(self, obs):
+        return self.policy(obs), self.value(obs)
+
+
+def test_what_is_not_learned_need_not_be_finite() -> None:
+    model = ModelConfig(custom=f"{__name__}:Masking")
+    learner = Learner("x", SPACES, "PPO", TRAINING, model, PreprocessingConfig(), seed=0)
+    metrics = learner.update(batch(learner, 0), 0).metrics
+    assert np.isfinite(list(metrics.values())).all()
+    assert not np.isfinite(learner.weights()).all()
+    learner.algorithm.update_in_steps = lambda batch, env_steps: iter(())
+    with torch.no_grad():
+        learner.algorithm.network.module.heads.bias[0] = np.inf
+    with pytest.raises(LearnerError, match="got weights that are not"):
+        learner.update(batch(learner, 0), 0, lambda steps: {})

@@ -70,9 +70,10 @@ def explained_variance(values: torch.Tensor, returns: torch.Tensor) -> torch.Ten
     Shapes: both `[N]` -> scalar. 0 where the returns do not vary.
     """
     assert values.shape == returns.shape == (len(values),), (values.shape, returns.shape)
-    # In units of the largest number, since squares of absurd ones would overflow.
-    unit = torch.cat([values, returns]).abs().amax().clamp(min=1.0)
+    # In units of about the largest number, since squares of absurd ones would overflow; by a power of
+    # two, which costs no precision.
+    unit = torch.exp2(torch.cat([values, returns]).abs().amax().clamp(min=1.0).log2().floor())
     values, returns = values / unit, returns / unit
     variance = returns.var(unbiased=False)
     unexplained = (returns - values).var(unbiased=False)
-    return torch.where(variance > 0, 1 - unexplained / variance.clamp(min=1e-12), 0.0 * variance)
+    return torch.where(variance > 0, 1 - unexplained / variance.clamp(min=1e-37), 0.0 * variance)
