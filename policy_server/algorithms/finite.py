@@ -31,7 +31,7 @@ def check_finite(
     cause = (
         f"the batch's {' and '.join(culprits)} were not finite"
         if culprits
-        else "observations may hold NaN, lr be too large, or something divide by zero"
+        else "observations may hold NaN, or lr is too large, or something divides by zero"
     )
     raise LearnerError(
         f"{algorithm}: expected finite numbers after the update, got {', '.join(broken)} that are "

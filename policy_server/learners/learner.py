@@ -222,7 +222,7 @@ def _check_numbers(algorithm: str, metrics: Any, spoilt: bool) -> None:
         broken += ["weights"] if spoilt else []
         raise LearnerError(
             f"{algorithm}: expected finite numbers after the update, got {', '.join(broken)} that "
-            "are not: lr may be too large, or something divides by zero. "
+            "are not: lr is too large, or something divides by zero. "
             + ("Go on from the last state." if spoilt else "The network's weights are finite.")
         )
 
