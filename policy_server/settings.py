@@ -142,11 +142,14 @@ class Settings:
         merged: dict[str, Any] = {}
         for name in PER_POLICY:
             common = getattr(self, name)
+            kind, given = (
+                type(common),
+                {key: getattr(common, key) for key in fields_of(type(common))},
+            )
             if name == "training" and algorithm != self.algorithm:
-                common = training_class(algorithm)()
-            values = coerce_fields(type(common), overrides.get(name, {}), f"{path}.{name}")
-            common_values = {key: getattr(common, key) for key in fields_of(type(common))}
-            merged[name] = _make(type(common), common_values | values, path) if values else common
+                common, kind, given = None, training_class(algorithm), {}
+            values = coerce_fields(kind, overrides.get(name, {}), f"{path}.{name}")
+            merged[name] = _make(kind, given | values, path) if values or common is None else common
         collection = _collection(self.collection, merged["training"])
         return PolicySettings(**merged, algorithm=algorithm, collection=collection)
 

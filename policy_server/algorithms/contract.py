@@ -93,7 +93,7 @@ def check_page(page: type[Any]) -> None:
     needed = ["make_network", "state", "load"]
     needed += [] if callable(getattr(page, "update_in_steps", None)) else ["update"]
     missing = [method for method in needed if not callable(getattr(page, method, None))]
-    if missing and not hasattr(page, "__getattr__"):
+    if missing and not ("make_network" not in missing and _delegates(page)):
         raise ConfigError(
             f"algorithm: expected {name} to have the methods {', '.join(needed)}, got none named "
             f"{', '.join(missing)}."
@@ -101,12 +101,19 @@ def check_page(page: type[Any]) -> None:
     for method, (by_position, by_name) in _CALLS.items():
         found = inspect.getattr_static(page, method, None)
         # Of the class, not of the instance that there is not yet; make_network is asked of it.
-        bound = isinstance(found, staticmethod | classmethod) or method == "make_network"
+        bound = isinstance(found, staticmethod | classmethod) or not hasattr(found, "__get__")
+        bound = bound or method == "make_network"
         if callable(getattr(page, method, None)):
             arguments = by_position if bound else ("self", *by_position)
             _check_call(f"{name}.{method}", getattr(page, method), arguments, by_name)
     names = ("seed", "device", "reward_scale", "reward_clip")
     _check_call(name, page, ("spaces", "model", "training"), names)
+
+
+def _delegates(page: type[Any]) -> bool:
+    """It may have more than it says; that of torch modules is for their own parts."""
+    found = getattr(page, "__getattr__", None)
+    return found is not None and not str(getattr(found, "__module__", "")).startswith("torch.")
 
 
 def _check_call(

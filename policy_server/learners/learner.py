@@ -111,6 +111,8 @@ class Learner:
                 f"{algorithm}: expected its attribute `network` to be the torch module that acts, got "
                 f"{network!r:.60}."
             )
+        # What a network is built with, such as a mask, need not be finite; what was must remain so.
+        self._finite = np.isfinite(self.weights())
         self.parameters = parameter_count(self.algorithm.network)
         self.threads = pick_threads(threads, self.parameters, alone)
         torch.set_num_threads(self.threads)
@@ -140,7 +142,8 @@ class Learner:
         weights = flat_view(self.algorithm.network) if lend else None
         if weights is None:
             weights = self.weights()
-        spoilt = not np.isfinite(weights).all() and _broken(self.algorithm.network)
+        finite = np.isfinite(weights)
+        spoilt = not (finite.all() or finite[self._finite].all())
         _check_numbers(self.algorithm_name, metrics, spoilt)
         self.updates += 1
         return UpdateResult(self.policy_name, self.updates, weights, metrics, batch.steps)
@@ -197,11 +200,6 @@ class Learner:
         if self._bonus is not None:
             self._bonus.load(state)
         self.updates = int(state.data["updates"])
-
-
-def _broken(network: torch.nn.Module) -> bool:
-    """What it learns is not finite; what it was built with, a mask for one, need not be."""
-    return not all(bool(part.isfinite().all()) for part in network.parameters())
 
 
 def _check_numbers(algorithm: str, metrics: Any, spoilt: bool) -> None:

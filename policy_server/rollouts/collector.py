@@ -70,7 +70,8 @@ class Collector:
         self.version = 0
         self._seen = (-1, -1)  # version and unrolls ever finished when the queue was looked at
         self._room = 0  # steps that may wait in the queue
-        self._lag = 0  # versions; of the queue as it is
+        self._kept = 0  # steps in it from when there was more room, since more lanes played
+        self._lag = 0  # versions that may lie between them and the policy
         self._granted = 0  # steps promised in this tick and not yet open
         self._waiting_since: float | None = None  # a lane was refused its unroll
         if not self.synchronous:
@@ -164,6 +165,7 @@ class Collector:
         while steps < wanted:
             unrolls.append(self.store.pop())
             steps += unrolls[-1].length
+        self._kept = max(0, self._kept - steps)
         self.learning = True
         self._waiting_since = None
         self.accounts.in_flight += steps
@@ -191,8 +193,7 @@ class Collector:
             # Lanes that began together end together: while they are played those before them are
             # learned from, and then they wait for one another. Also where lanes have left since.
             wave = math.ceil(self.lanes * self.store.length / self.batch_steps)
-            queued = self.store.finished_steps >= self.batch_steps
-            lag = self._lag = max(LEAST_LAG, 2 * wave + 1, self._lag if queued else 0)
+            lag = self._lag = max(LEAST_LAG, 2 * wave + 1, self._lag if self._kept else 0)
         oldest = self.version - lag
         store = self.store
         if any(unroll.first_version < oldest for unroll in store.finished):
@@ -204,12 +205,15 @@ class Collector:
 
     def _drop_surplus(self) -> None:
         # Lanes that began together end together: an unroll of each must have room, beside what was
-        # left over from the last batch. Where lanes leave, the queue shrinks as it is learned from.
+        # left over from the last batch. Where lanes leave, what waits already may go on waiting.
         one_each = self.lanes * self.store.length + self.batch_steps
         room = max(self.config.max_queued_batches * self.batch_steps, one_each)
-        self._room = max(room, min(self._room, self.store.finished_steps + room))
+        if room < self._room and not self._kept:
+            self._kept = self.store.finished_steps
+        self._room = max(room, min(self._room, room + self._kept))
         while self.store.finished_steps > self._room:
             unroll = self.store.pop()
+            self._kept = max(0, self._kept - unroll.length)
             self.store.release([unroll])
             self.accounts.drop(Drop.OVERFLOW, unroll.length)
 

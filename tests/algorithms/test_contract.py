@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 import pytest
+import torch
 
 from policy_server import AlgorithmConfig, algorithms
 from policy_server.acting import EpsilonGreedy
@@ -98,11 +100,15 @@ class Delegating:
         return getattr(Page, name)
 
 
+class Partial(Page):
+    load: Any = functools.partial(print, "loaded")
+
+
 class Compiled(Page):
     load: Any = dict.update  # of which no signature is known
 
 
-@pytest.mark.parametrize("page", [Page, InSteps, Stateless, Delegating, Compiled, OwnLoss])
+@pytest.mark.parametrize("page", [Page, InSteps, Stateless, Delegating, Partial, Compiled, OwnLoss])
 def test_pages_that_have_all_are_taken(page: type) -> None:
     check_page(page)
 
@@ -197,6 +203,15 @@ class NoLoad(Page):
     load: Any = None
 
 
+class ModuleWithoutUpdate(NoUpdate, torch.nn.Module):
+    pass
+
+
+class DelegatingWithoutNetwork:
+    __init__ = Page.__init__
+    __getattr__ = Delegating.__getattr__
+
+
 class FewArguments(Page):
     def update(self, batch: Any) -> Any: ...  # type: ignore[override]
 
@@ -214,6 +229,8 @@ class BoundNetwork(Page):
     ("page", "words"),
     [
         (NoUpdate, "NoUpdate to have the methods .*update, got none named update"),
+        (ModuleWithoutUpdate, "got none named update"),
+        (DelegatingWithoutNetwork, "got none named make_network"),
         (NoLoad, "NoLoad to have the methods .*, got none named load"),
         (FewArguments, r"FewArguments.update to take \(batch, env_steps\), got something else"),
         (OwnConstructor, r"OwnConstructor to take \(spaces, model, training, seed=, device="),
@@ -236,3 +253,20 @@ def test_all_is_looked_at_when_settings_are_made(monkeypatch: pytest.MonkeyPatch
     settings = AlgorithmConfig("Demanding").training(expert="e.npz").settings()
     assert settings.training == Demanding(expert="e.npz")
     assert algorithms.get("Demanding") == (Demanding, Page)
+
+
+def test_a_policy_of_its_own_algorithm_says_what_that_demands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(algorithms, "_PAGES", dict(algorithms._PAGES))
+    algorithms.register("Demanding", Demanding, Page)
+
+    def settings(training: dict[str, Any]) -> Any:
+        own = {"b": {"algorithm": "Demanding", "training": training}}
+        multi = {"policies": {"a": {}, **own}, "policy_mapping": {"x": "a", "*": "b"}}
+        return AlgorithmConfig("PPO").multi_agent(**multi).settings()
+
+    found = settings({"expert": "e.npz"}).policy_settings("b")
+    assert found.training == Demanding(expert="e.npz")
+    with pytest.raises(ConfigError, match=r"multi_agent.policies.b: .*'expert'"):
+        settings({})

@@ -158,6 +158,9 @@ def test_explained_variance() -> None:
     assert explained_variance(torch.full((4,), 9.0), returns) == pytest.approx(0.0)
     assert explained_variance(-returns, returns) == pytest.approx(-3.0)
     assert explained_variance(returns, torch.ones(4)) == 0.0
+    for constant in (0.1, 1.1, 99.9, 1e6 / 3):
+        returns = torch.full((2048,), constant)
+        assert explained_variance(returns + torch.rand(2048), returns) == 0.0
     # Large and narrow, and absurd.
     returns = 1000 + torch.tensor([-1.0, 1.0, -1.0, 1.0]) / 1024
     values = 1000 + torch.tensor([-1.0, 1.0, 1.0, 1.0]) / 1024

@@ -157,6 +157,27 @@ def test_unrolls_that_end_together_are_learned_from_before_they_are_too_old(worl
     assert sum(accounts.dropped.values()) < 0.05 * accounts.trained
 
 
+@pytest.mark.parametrize("lag", [99, None])
+def test_where_lanes_left_and_the_learner_is_slow_the_queue_shrinks(world, lag):
+    w = world(
+        collection=QUEUE | {"max_policy_lag": lag},
+        training={"train_batch_size": 20, "minibatch_size": 20},
+    )
+    players = Players(w, [2, 100])
+    players.auditor.ticks_to_learn = 16
+    for _ in range(30):
+        players.tick()
+    queued = w.desk.store.finished_steps
+    assert queued > 1500
+    w.tick((players.peers[1].name, encode(Bye("done"))))
+    players.playing[1] = 0
+    for _ in range(3000):
+        players.tick()
+        assert w.desk.store.finished_steps <= queued + 100 * 20
+    assert w.desk.store.finished_steps <= 2 * 20 + 20
+    w.balances()
+
+
 def test_what_was_left_over_has_room_beside_the_next_unrolls(world):
     training = {"train_batch_size": 70, "minibatch_size": 70}
     players = Players(world(collection=QUEUE, training=training), [6])

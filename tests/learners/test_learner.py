@@ -175,6 +175,8 @@ class Masking(torch.nn.Module):
         mask = torch.triu(torch.full((3, 3), -torch.inf), 1)
         self.register_buffer("future", mask, persistent=False)
         self.register_buffer("past", mask.T.contiguous())
+        self.register_buffer("mean", torch.zeros(3))
+        self.never = torch.nn.Parameter(torch.full((2,), -torch.inf), requires_grad=False)
         self.heads, self.values = torch.nn.Linear(3, outputs), torch.nn.Linear(3, 1)
 
     def policy(self, obs):
@@ -194,7 +196,12 @@ def test_what_is_not_learned_need_not_be_finite() -> None:
     assert np.isfinite(list(metrics.values())).all()
     assert not np.isfinite(learner.weights()).all()
     learner.algorithm.update_in_steps = lambda batch, env_steps: iter(())
-    with torch.no_grad():
-        learner.algorithm.network.module.heads.bias[0] = np.inf
-    with pytest.raises(LearnerError, match="got weights that are not"):
-        learner.update(batch(learner, 0), 0, lambda steps: {})
+    module = learner.algorithm.network.module
+    for part in (module.heads.bias, module.mean):
+        with torch.no_grad():
+            part[0] = np.nan
+        with pytest.raises(LearnerError, match="got weights that are not"):
+            learner.update(batch(learner, 0), 0, lambda steps: {})
+        with torch.no_grad():
+            part[0] = 0.0
+    learner.update(batch(learner, 0), 0, lambda steps: {})

@@ -76,4 +76,5 @@ def explained_variance(values: torch.Tensor, returns: torch.Tensor) -> torch.Ten
     values, returns = values / unit, returns / unit
     variance = returns.var(unbiased=False)
     unexplained = (returns - values).var(unbiased=False)
-    return torch.where(variance > 0, 1 - unexplained / variance.clamp(min=1e-37), 0.0 * variance)
+    varied = returns.amax() > returns.amin()  # where they do not, rounding may say that they do
+    return torch.where(varied, 1 - unexplained / variance.clamp(min=1e-37), 0.0 * variance)
