@@ -39,6 +39,11 @@ class ColumnChecks:
         self.observation = reader.observation
         self.action = reader.action
         self.mask_width = reader.mask_width
+        # What has bounds is held against them alone.
+        self._action_limits = [
+            np.inf if isinstance(leaf, Box) and bounded(leaf).all() else NUMBER_LIMIT
+            for _, leaf in self.action
+        ]
         self._bounds = [
             executed_range(leaf) if isinstance(leaf, Box) else None for _, leaf in self.action
         ]
@@ -164,9 +169,9 @@ class ColumnChecks:
                 self._check_finals(columns, truncated)
         if columns.executed is not None:
             rows, leaves_ = columns.executed
-            for column, (path, leaf) in zip(leaves_, self.action, strict=True):
-                # What has bounds is held against them alone.
-                limit = np.inf if isinstance(leaf, Box) and bounded(leaf).all() else NUMBER_LIMIT
+            for column, (path, leaf), limit in zip(
+                leaves_, self.action, self._action_limits, strict=True
+            ):
                 check_leaf(column, leaf, f"action{path}", ErrorCode.BAD_ACTION, rows, limit)
             # Others tell nothing: there was no action, or nobody knows which.
             flags = columns.flags[rows]

@@ -69,8 +69,8 @@ class Collector:
         self.lanes = 0
         self.version = 0
         self._seen = (-1, -1)  # version and unrolls ever finished when the queue was looked at
-        self._room = 0  # steps that may wait in the queue
-        self._kept = 0  # steps in it from when there was more room, since more lanes played
+        self._room = 0  # steps that may wait in the queue, by those who play
+        self._kept = 0  # and those that have waited since there was more room, for more lanes
         self._lag = 0  # versions that may lie between them and the policy
         self._granted = 0  # steps promised in this tick and not yet open
         self._waiting_since: float | None = None  # a lane was refused its unroll
@@ -208,10 +208,10 @@ class Collector:
         # left over from the last batch. Where lanes leave, what waits already may go on waiting.
         one_each = self.lanes * self.store.length + self.batch_steps
         room = max(self.config.max_queued_batches * self.batch_steps, one_each)
-        if room < self._room and not self._kept:
-            self._kept = self.store.finished_steps
-        self._room = max(room, min(self._room, room + self._kept))
-        while self.store.finished_steps > self._room:
+        if room < self._room:  # what comes meanwhile waits behind it
+            self._kept = self.store.finished_steps + room
+        self._room = room
+        while self.store.finished_steps > room + self._kept:
             unroll = self.store.pop()
             self._kept = max(0, self._kept - unroll.length)
             self.store.release([unroll])

@@ -115,20 +115,24 @@ def test_a_batch_that_outgrows_the_replay_buffer_ends_no_run(world):
 QUEUE = {"mode": "async", "fragment_length": 20, "max_queued_batches": 1, "max_policy_lag": 99}
 
 
-@pytest.mark.parametrize("lag", [99, None])
-def test_what_is_queued_when_a_session_leaves_is_learned_from(world, lag):
-    w = world(
-        collection=QUEUE | {"max_policy_lag": lag},
-        training={"train_batch_size": 20, "minibatch_size": 20},
-    )
-    players = Players(w, [2, 10])
-    players.auditor.ticks_to_learn = 3
+def left_behind(world, lag: int | None, lanes: int, ticks_to_learn: int) -> Players:
+    """Two lanes, and the queue of as many more that have just left."""
+    training = {"train_batch_size": 20, "minibatch_size": 20}
+    w = world(collection=QUEUE | {"max_policy_lag": lag}, training=training)
+    players = Players(w, [2, lanes])
+    players.auditor.ticks_to_learn = ticks_to_learn
     for _ in range(21):
         players.tick()
-    queued = w.desk.store.finished_steps
-    assert queued > 100
     w.tick((players.peers[1].name, encode(Bye("done"))))
     players.playing[1] = 0
+    return players
+
+
+@pytest.mark.parametrize("lag", [99, None])
+def test_what_is_queued_when_a_session_leaves_is_learned_from(world, lag):
+    players = left_behind(world, lag, lanes=10, ticks_to_learn=3)
+    w = players.world
+    assert w.desk.store.finished_steps > 100
     trained = w.desk.accounts.trained
     for _ in range(39):
         players.tick()
@@ -159,18 +163,10 @@ def test_unrolls_that_end_together_are_learned_from_before_they_are_too_old(worl
 
 @pytest.mark.parametrize("lag", [99, None])
 def test_where_lanes_left_and_the_learner_is_slow_the_queue_shrinks(world, lag):
-    w = world(
-        collection=QUEUE | {"max_policy_lag": lag},
-        training={"train_batch_size": 20, "minibatch_size": 20},
-    )
-    players = Players(w, [2, 100])
-    players.auditor.ticks_to_learn = 16
-    for _ in range(30):
-        players.tick()
+    players = left_behind(world, lag, lanes=100, ticks_to_learn=16)
+    w = players.world
     queued = w.desk.store.finished_steps
     assert queued > 1500
-    w.tick((players.peers[1].name, encode(Bye("done"))))
-    players.playing[1] = 0
     for _ in range(3000):
         players.tick()
         assert w.desk.store.finished_steps <= queued + 100 * 20
