@@ -176,10 +176,11 @@ class CollectionConfig:
         fragment_length: steps of one unroll; None: as the algorithm has it, or else sync, batch
             size / lanes; async, 64.
         max_policy_lag: async: unrolls whose oldest step is more versions behind are dropped; None:
-            4, or more where an unroll of every lane makes more than one batch: twice as many as it
-            makes, and 1.
+            as many as come while unrolls of all lanes are played and wait: 4, or more where those
+            make more than one batch or more than two may queue up.
         max_queued_batches: async: finished unrolls beyond this many batches (and beyond one unroll
-            of each lane and a batch) are dropped, oldest first.
+            of each lane and a batch) are dropped, oldest first. Where lanes leave, what waits
+            already is learned from still.
         straggler_s: sync: seconds that fast lanes wait for slow ones before they collect more
             than their share.
     """

@@ -22,6 +22,7 @@ Lives on the gateway's thread.
 from __future__ import annotations
 
 import math
+from itertools import islice
 
 import numpy as np
 
@@ -32,8 +33,6 @@ from policy_server.rollouts.unrolls import Unroll, UnrollStore
 from policy_server.types import Batch
 
 ASYNC_FRAGMENT = 64
-LEAST_LAG = 4
-"""Versions; where nothing is said of `max_policy_lag`, there is at least so much."""
 
 
 class Collector:
@@ -69,9 +68,7 @@ class Collector:
         self.lanes = 0
         self.version = 0
         self._seen = (-1, -1)  # version and unrolls ever finished when the queue was looked at
-        self._room = 0  # steps that may wait in the queue, by those who play
-        self._kept = 0  # and those that have waited since there was more room, for more lanes
-        self._lag = 0  # versions that may lie between them and the policy
+        self._cap = 0  # steps that may wait in the queue
         self._granted = 0  # steps promised in this tick and not yet open
         self._waiting_since: float | None = None  # a lane was refused its unroll
         if not self.synchronous:
@@ -141,10 +138,8 @@ class Collector:
         if not self.synchronous:
             seen = self.version, store.ever_finished
             if seen != self._seen:  # else nothing is staler or more than it was
+                self._bound_queue(store.ever_finished - self._seen[1])
                 self._seen = seen
-                self._drop_surplus()
-                if not self.off_policy:
-                    self._drop_stale()
         if self.learning or self.paused:
             return False
         if not self.synchronous:
@@ -165,7 +160,6 @@ class Collector:
         while steps < wanted:
             unrolls.append(self.store.pop())
             steps += unrolls[-1].length
-        self._kept = max(0, self._kept - steps)
         self.learning = True
         self._waiting_since = None
         self.accounts.in_flight += steps
@@ -186,39 +180,58 @@ class Collector:
 
     # -- asynchronous: bounded and not too old ---------------------------------------------------
 
-    def _drop_stale(self) -> None:
-        """Unrolls that began more than `max_policy_lag` versions ago go."""
+    def _bound_queue(self, new: int) -> None:
+        """Drops what is too much, and what is too old; `new` unrolls have come."""
+        # Lanes that began together end together: an unroll of each must have room, beside what was
+        # left over from the last batch. Where lanes have left, their steps are learned from still,
+        # and what comes meanwhile waits behind them: the cap stays until they are worked off.
+        each = self.lanes * self.store.length
+        room = max(self.config.max_queued_batches * self.batch_steps, each + self.batch_steps)
+        self._cap = max(room, self._cap)
+        lost = self._drop_surplus()
+        if not self.off_policy:
+            self._date(new, each)
+            lost += self._drop_stale()
+        if new and self.store.finished_steps <= room:
+            self._cap = room
+        elif lost:  # the learner is too slow for so long a queue
+            self._cap = max(room, self._cap - self.store.length)
+
+    def _drop_surplus(self) -> int:
+        """The oldest unrolls beyond the cap. Returns their steps."""
+        gone = []
+        steps = self.store.finished_steps
+        for unroll in self.store.finished:
+            if steps <= self._cap:
+                break
+            steps -= unroll.length
+            gone.append(unroll)
+        for _ in gone:
+            self.store.finished.popleft()
+        return self._discard(gone, Drop.OVERFLOW)
+
+    def _date(self, new: int, each: int) -> None:
+        """How long the newest unrolls are good for."""
         lag = self.config.max_policy_lag
-        if lag is None:
-            # Lanes that began together end together: while they are played those before them are
-            # learned from, and then they wait for one another. Also where lanes have left since.
-            wave = math.ceil(self.lanes * self.store.length / self.batch_steps)
-            lag = self._lag = max(LEAST_LAG, 2 * wave + 1, self._lag if self._kept else 0)
-        oldest = self.version - lag
+        if lag is None:  # the batch that is with the learner, those played meanwhile, those ahead
+            lag = 1 + math.ceil(each / self.batch_steps) + math.ceil(self._cap / self.batch_steps)
+        for unroll in islice(reversed(self.store.finished), new):
+            unroll.last_version = unroll.first_version + lag
+
+    def _drop_stale(self) -> int:
+        """Unrolls that are not good any more. Returns their steps."""
         store = self.store
-        if any(unroll.first_version < oldest for unroll in store.finished):
-            keep = [u for u in store.finished if u.first_version >= oldest]
-            gone = [u for u in store.finished if u.first_version < oldest]
+        gone = [unroll for unroll in store.finished if unroll.last_version < self.version]
+        if gone:
+            keep = [unroll for unroll in store.finished if unroll.last_version >= self.version]
             store.finished.clear()
             store.finished.extend(keep)
-            self._discard(gone, Drop.STALE)
+        return self._discard(gone, Drop.STALE)
 
-    def _drop_surplus(self) -> None:
-        # Lanes that began together end together: an unroll of each must have room, beside what was
-        # left over from the last batch. Where lanes leave, what waits already may go on waiting.
-        one_each = self.lanes * self.store.length + self.batch_steps
-        room = max(self.config.max_queued_batches * self.batch_steps, one_each)
-        if room < self._room:  # what comes meanwhile waits behind it
-            self._kept = self.store.finished_steps + room
-        self._room = room
-        while self.store.finished_steps > room + self._kept:
-            unroll = self.store.pop()
-            self._kept = max(0, self._kept - unroll.length)
-            self.store.release([unroll])
-            self.accounts.drop(Drop.OVERFLOW, unroll.length)
-
-    def _discard(self, unrolls: list[Unroll], reason: str) -> None:
+    def _discard(self, unrolls: list[Unroll], reason: str) -> int:
+        """Counts them as dropped. Returns their steps."""
         steps = sum(unroll.length for unroll in unrolls)
         self.store.finished_steps -= steps
         self.store.release(unrolls)
         self.accounts.drop(reason, steps)
+        return steps

@@ -29,15 +29,24 @@ from policy_server.types import Batch, Leaves
 
 @dataclass
 class Unroll:
-    """A finished block that waits for its batch."""
+    """A finished block that waits for its batch.
+
+    Attributes:
+        first_version: of the policy that chose its first action.
+        first_t: number of its first step within its episode.
+        finals: (t, true final observation) of those that were truncated.
+        state: of the memory before the first step.
+        last_version: of the policies that may learn from it; the collector says.
+    """
 
     base: int
     length: int
     lane: int
     first_version: int
     first_t: int
-    finals: list[tuple[int, Leaves]] = field(default_factory=list)  # (t, true final observation)
-    state: np.ndarray | None = None  # of the memory before the first step
+    finals: list[tuple[int, Leaves]] = field(default_factory=list)
+    state: np.ndarray | None = None
+    last_version: int = -1
 
 
 @dataclass(frozen=True)

@@ -115,10 +115,15 @@ def test_a_batch_that_outgrows_the_replay_buffer_ends_no_run(world):
 QUEUE = {"mode": "async", "fragment_length": 20, "max_queued_batches": 1, "max_policy_lag": 99}
 
 
-def left_behind(world, lag: int | None, lanes: int, ticks_to_learn: int) -> Players:
-    """Two lanes, and the queue of as many more that have just left."""
-    training = {"train_batch_size": 20, "minibatch_size": 20}
-    w = world(collection=QUEUE | {"max_policy_lag": lag}, training=training)
+SMALL = {"train_batch_size": 20, "minibatch_size": 20}
+ROOM = 2 * 20 + 20
+"""Steps that may wait where two lanes play: an unroll of each, and a batch."""
+
+
+def left_behind(world, lag: int | None, lanes: int, ticks_to_learn: int, batches: int = 1):
+    """Two lanes play; `lanes` others have just left, and what they did is in the queue."""
+    queue = QUEUE | {"max_policy_lag": lag, "max_queued_batches": batches}
+    w = world(collection=queue, training=SMALL)
     players = Players(w, [2, lanes])
     players.auditor.ticks_to_learn = ticks_to_learn
     for _ in range(21):
@@ -128,23 +133,23 @@ def left_behind(world, lag: int | None, lanes: int, ticks_to_learn: int) -> Play
     return players
 
 
-@pytest.mark.parametrize("lag", [99, None])
-def test_what_is_queued_when_a_session_leaves_is_learned_from(world, lag):
-    players = left_behind(world, lag, lanes=10, ticks_to_learn=3)
+@pytest.mark.parametrize(("lag", "batches"), [(209, 1), (None, 1), (None, 10)])
+@pytest.mark.parametrize("lanes", [10, 100])
+def test_what_is_queued_when_a_session_leaves_is_learned_from(world, lag, batches, lanes):
+    """And so is what comes meanwhile and waits behind it."""
+    players = left_behind(world, lag, lanes, ticks_to_learn=3, batches=batches)
     w = players.world
-    assert w.desk.store.finished_steps > 100
-    trained = w.desk.accounts.trained
-    for _ in range(39):
+    queued = w.desk.store.finished_steps
+    assert queued > 20 * lanes - 100
+    for _ in range(2 * queued):
         players.tick()
-    assert w.desk.accounts.trained > trained + 200
     lost = {reason: n for reason, n in w.desk.accounts.dropped.items() if n}
-    assert lost == {"interrupted": 10}, "the steps of those who left whose outcome nobody saw"
-    players.auditor.ticks_to_learn = 10**6
-    for _ in range(200):
+    assert lost == {"interrupted": lanes}, "the steps of those who left whose outcome nobody saw"
+    players.auditor.ticks_to_learn = 10**9
+    for _ in range(20 * (batches + 4)):
         players.tick()
+        assert w.desk.store.finished_steps <= max(ROOM, 20 * batches), "and room is as it was"
     assert w.desk.accounts.dropped["overflow"] > 0
-    room = 12 * 20 + 20
-    assert w.desk.store.finished_steps <= room, "where nothing is learned it is bounded still"
     w.balances()
 
 
@@ -161,17 +166,68 @@ def test_unrolls_that_end_together_are_learned_from_before_they_are_too_old(worl
     assert sum(accounts.dropped.values()) < 0.05 * accounts.trained
 
 
+@pytest.mark.parametrize(("slower", "kept"), [(7, True), (12, False)])
+def test_a_slow_lane_may_be_four_versions_behind(world, slower, kept):
+    """Where nothing is said, and an unroll of each lane makes one batch."""
+    training = {"train_batch_size": 40, "minibatch_size": 40}
+    w = world(collection=QUEUE | {"max_policy_lag": None}, training=training)
+    players = Players(w, [1, 1])
+    players.auditor.ticks_to_learn = 1
+    lags: list[int] = []
+
+    def audit(batch: Batch) -> None:
+        lags.append(w.desk.collector.version - int(batch.versions.min()))
+
+    players.auditor.audit = audit
+    for tick in range(20 * slower * 5):
+        players.playing[1] = int(tick % slower == 0)
+        players.tick()
+    assert (max(lags) == 4) == kept
+    assert (w.desk.accounts.dropped["stale_policy"] == 0) == kept
+
+
 @pytest.mark.parametrize("lag", [99, None])
-def test_where_lanes_left_and_the_learner_is_slow_the_queue_shrinks(world, lag):
-    players = left_behind(world, lag, lanes=100, ticks_to_learn=16)
-    w = players.world
-    queued = w.desk.store.finished_steps
+@pytest.mark.parametrize("ticks_to_learn", [16, 10**9])
+def test_where_lanes_left_and_the_learner_is_slow_the_queue_shrinks(world, lag, ticks_to_learn):
+    """An unroll at a time, to what those who play need."""
+    players = left_behind(world, lag, lanes=100, ticks_to_learn=ticks_to_learn)
+    store = players.world.desk.store
+    queued = before = store.finished_steps
     assert queued > 1500
     for _ in range(3000):
         players.tick()
-        assert w.desk.store.finished_steps <= queued + 100 * 20
-    assert w.desk.store.finished_steps <= 2 * 20 + 20
-    w.balances()
+        assert before - 5 * 20 <= store.finished_steps <= queued + ROOM
+        before = store.finished_steps
+    assert before <= ROOM
+    players.world.balances()
+
+
+def test_what_lanes_left_may_also_be_too_old(world):
+    """All at once, since it began at once; and the queue shrinks as well."""
+    players = left_behind(world, 16, lanes=100, ticks_to_learn=16)
+    accounts = players.world.desk.accounts
+    for _ in range(3000):
+        players.tick()
+    assert accounts.dropped["stale_policy"] > 1000
+    assert players.world.desk.store.finished_steps <= ROOM
+
+
+def test_who_comes_and_goes_leaves_no_room_behind(world):
+    w = world(collection=QUEUE, training=SMALL)
+    players = Players(w, [2])
+    players.auditor.ticks_to_learn = 10**9
+    for visit in range(20):
+        guest = Peer(w, b"guest%d" % visit, (SPEC._replace(lanes=1),))
+        guest.hello(run_id=bytes([visit + 1]) * 16)
+        for _ in range(25):
+            players.tick()
+        w.tick((guest.name, encode(Bye("done"))))
+        for _ in range(35):
+            players.tick()
+            assert w.desk.store.finished_steps <= ROOM + 20
+    for _ in range(20):
+        players.tick()
+    assert w.desk.store.finished_steps == ROOM
 
 
 def test_what_was_left_over_has_room_beside_the_next_unrolls(world):
