@@ -168,13 +168,15 @@ def _preset_files() -> list[Traversable]:
 def merge(*mappings: Mapping[str, Any] | None) -> dict[str, Any]:
     """Deep merge, later ones win; None counts as empty. The arguments stay as they are.
 
-    Tables are merged key by key, everything else is replaced as a whole. `multi_agent` has two
-    rules of its own. Where a later mapping lists its policies, or has both policies and a
+    Tables are merged key by key, everything else is replaced as a whole. A number ends the
+    schedule that an earlier mapping has for it: who says `lr` does not want `lr_schedule`.
+    `multi_agent` has two rules of its own. Where a later mapping lists its policies, or has both policies and a
     mapping, it replaces the section, because leftovers would be policies that nobody plays.
     Else what it says in `policy_mapping`, where the first match counts, comes first.
     """
     result: dict[str, Any] = {}
     for mapping in mappings:
+        result = without_ended(result, mapping or {})
         for key, value in (mapping or {}).items():
             old = result.get(key)
             if not isinstance(value, Mapping):
@@ -186,6 +188,15 @@ def merge(*mappings: Mapping[str, Any] | None) -> dict[str, Any]:
             else:
                 result[key] = merge(old, value)
     return result
+
+
+def without_ended(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """`low` without the schedules of numbers that `high` says instead."""
+    return {
+        key: value
+        for key, value in low.items()
+        if not key.endswith("_schedule") or key in high or key.removesuffix("_schedule") not in high
+    }
 
 
 def _is_whole(multi_agent: Mapping[str, Any]) -> bool:

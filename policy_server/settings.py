@@ -16,7 +16,14 @@ from typing import Any, NamedTuple
 
 from policy_server import algorithms, config
 from policy_server.config_checks import check
-from policy_server.config_sources import apply_overrides, load_file, merge, preset, preset_names
+from policy_server.config_sources import (
+    apply_overrides,
+    load_file,
+    merge,
+    preset,
+    preset_names,
+    without_ended,
+)
 from policy_server.config_values import coerce_fields, dump, fields_of, mapping_at, unknown
 from policy_server.errors import ConfigError
 from policy_server.spaces_json import space_from_json
@@ -149,7 +156,8 @@ class Settings:
             if name == "training" and algorithm != self.algorithm:
                 common, kind, given = None, training_class(algorithm), {}
             values = coerce_fields(kind, overrides.get(name, {}), f"{path}.{name}")
-            merged[name] = _make(kind, given | values, path) if values or common is None else common
+            whole = without_ended(given, values) | values
+            merged[name] = _make(kind, whole, path) if values or common is None else common
         collection = _collection(self.collection, merged["training"])
         return PolicySettings(**merged, algorithm=algorithm, collection=collection)
 

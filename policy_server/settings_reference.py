@@ -34,8 +34,9 @@ lr = 1e-3
 ```
 
 The same as a flag is `--set training.lr=1e-3`, and in Python `PPOConfig().training(lr=1e-3)`.
-Later ones win: defaults, then preset, then file, then flags. An unknown key is an error. TOML has
-no null: write `"none"`. A trailing underscore, which Python needs, may be left out: `lambda`.
+Later ones win: defaults, then preset, then file, then flags; a number such as `lr` ends the
+schedule that an earlier one has for it (`lr_schedule`). An unknown key is an error. TOML has no
+null: write `"none"`. A trailing underscore, which Python needs, may be left out: `lambda`.
 """
 
 

@@ -252,6 +252,18 @@ def test_a_policy_has_the_common_settings_and_its_own_on_top() -> None:
         settings.policy_settings("green")
 
 
+def test_a_policys_own_number_ends_the_common_schedule() -> None:
+    training = {"lr_schedule": [[0, 1e-3]], "entropy_coeff_schedule": [[0, 0.1]]}
+    policies = {"red": {"training": {"lr": 1e-4}}, "blue": {}}
+    settings = Settings.from_mapping(
+        {"algorithm": "PPO", "training": training, "multi_agent": {"policies": policies}}
+    )
+    red, blue = (settings.policy_settings(name).training for name in ("red", "blue"))
+    assert (red.lr, red.lr_schedule) == (1e-4, None)
+    assert red.entropy_coeff_schedule == blue.entropy_coeff_schedule == ((0, 0.1),)
+    assert blue.lr_schedule == ((0, 1e-3),)
+
+
 @pytest.mark.parametrize(
     ("multi_agent", "mapping"),
     [

@@ -157,6 +157,16 @@ def test_merge_is_deep_and_the_later_wins() -> None:
     assert merge() == {}
 
 
+def test_a_number_ends_the_schedule_of_an_earlier_layer() -> None:
+    low = {"training": {"lr_schedule": [[0, 1.0], [9, 0.0]], "entropy_coeff_schedule": [[0, 1.0]]}}
+    high = {"training": {"lr": 2.0}}
+    assert merge(low, high)["training"] == {"lr": 2.0, "entropy_coeff_schedule": [[0, 1.0]]}
+    assert apply_overrides(low, ["training.lr=2.0"]) == merge(low, high)
+    assert merge(high, low)["training"] == {"lr": 2.0} | low["training"]
+    both = {"training": {"lr": 2.0, "lr_schedule": [[0, 3.0]]}}
+    assert merge(low, both)["training"]["lr_schedule"] == [[0, 3.0]], "as stored settings have it"
+
+
 def test_later_patterns_of_a_policy_mapping_match_first() -> None:
     low = {"multi_agent": {"policy_mapping": {"red": "a", "*": "b"}}}
     high = {"multi_agent": {"policy_mapping": {"blue": "c", "red": "d"}}}
