@@ -170,9 +170,9 @@ def merge(*mappings: Mapping[str, Any] | None) -> dict[str, Any]:
 
     Tables are merged key by key, everything else is replaced as a whole. A number ends the
     schedule that an earlier mapping has for it: who says `lr` does not want `lr_schedule`.
-    `multi_agent` has two rules of its own. Where a later mapping lists its policies, or has both policies and a
-    mapping, it replaces the section, because leftovers would be policies that nobody plays.
-    Else what it says in `policy_mapping`, where the first match counts, comes first.
+    `multi_agent` has two rules of its own. Where a later mapping lists its policies, or has both
+    policies and a mapping, it replaces the section, because leftovers would be policies that
+    nobody plays. Else what it says in `policy_mapping`, where the first match counts, comes first.
     """
     result: dict[str, Any] = {}
     for mapping in mappings:

@@ -200,14 +200,8 @@ class Collector:
     def _drop_surplus(self) -> int:
         """The oldest unrolls beyond the cap. Returns their steps."""
         gone = []
-        steps = self.store.finished_steps
-        for unroll in self.store.finished:
-            if steps <= self._cap:
-                break
-            steps -= unroll.length
-            gone.append(unroll)
-        for _ in gone:
-            self.store.finished.popleft()
+        while self.store.finished_steps > self._cap:
+            gone.append(self.store.pop())
         return self._discard(gone, Drop.OVERFLOW)
 
     def _date(self, new: int, each: int) -> None:
@@ -226,12 +220,12 @@ class Collector:
             keep = [unroll for unroll in store.finished if unroll.last_version >= self.version]
             store.finished.clear()
             store.finished.extend(keep)
+            store.finished_steps -= sum(unroll.length for unroll in gone)
         return self._discard(gone, Drop.STALE)
 
     def _discard(self, unrolls: list[Unroll], reason: str) -> int:
-        """Counts them as dropped. Returns their steps."""
+        """Counts them, which wait no more, as dropped. Returns their steps."""
         steps = sum(unroll.length for unroll in unrolls)
-        self.store.finished_steps -= steps
         self.store.release(unrolls)
         self.accounts.drop(reason, steps)
         return steps
