@@ -122,7 +122,7 @@ class PreprocessingConfig:
         resize: (height, width) in pixels; images only.
         grayscale: colour images become one channel.
         frame_stack: last n frames of the lane, newest last, on the channel axis (images) or
-            concatenated (vectors).
+            concatenated (vectors; choices too, each of which stays a choice).
         normalize_observations: running mean and deviation, kept and saved with the policy.
         observation_clip: normalised observations are clipped to +- this.
         reward_scale: factor on rewards, for the learner only.

@@ -1,7 +1,8 @@
 """Observations as sent -> observations as the policy sees and the store keeps them.
 
-One order, always: resize, grayscale, normalise, stack, storage dtype. Discrete leaves pass
-through. Simulators send single frames; the stack of each lane lives here.
+One order, always: resize, grayscale, normalise, stack, storage dtype. Choices and bits are
+stacked and otherwise left as they are. Simulators send single frames; the stack of each lane
+lives here.
 
 Lives on the gateway's thread.
 """
@@ -17,7 +18,17 @@ import torch
 from policy_server.config import PreprocessingConfig
 from policy_server.errors import CheckpointError, UnsupportedSpaceError
 from policy_server.types import Leaves
-from sim_clients.protocol.spaces import Box, Dict, Leaf, Space, Tuple, leaves
+from sim_clients.protocol.spaces import (
+    Box,
+    Dict,
+    Discrete,
+    Leaf,
+    MultiBinary,
+    MultiDiscrete,
+    Space,
+    Tuple,
+    leaves,
+)
 
 HALF_MAX = 65504.0  # largest finite float16
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
@@ -84,7 +95,7 @@ class LeafPreprocessor:
             self.moments = RunningMoments(shape)
             dtype = np.dtype(np.float32)
         self.frame = shape
-        self.stack = config.frame_stack if isinstance(leaf, Box) and config.frame_stack > 1 else 1
+        self.stack = config.frame_stack
         if self.stack > 1:
             shape = (*shape[:-1], shape[-1] * self.stack) if shape else (self.stack,)
         if dtype.kind == "f":
@@ -96,10 +107,15 @@ class LeafPreprocessor:
 
     def space(self, leaf: Leaf) -> Leaf:
         """What comes out."""
-        if not isinstance(leaf, Box):
-            return leaf
         if (self.shape, self.dtype) == (leaf.shape, leaf.dtype):
             return leaf
+        if isinstance(leaf, MultiBinary):
+            return MultiBinary(self.shape, self.dtype)
+        if isinstance(leaf, (Discrete, MultiDiscrete)):
+            nvec = leaf.n if isinstance(leaf, Discrete) else leaf.nvec
+            start = np.tile(leaf.start, self.stack)
+            return MultiDiscrete(np.tile(nvec, self.stack), self.dtype, start)
+        assert isinstance(leaf, Box)
         if self.dtype.kind == "f":
             bound = self.config.observation_clip if self.moments else math.inf
             return Box(-bound, bound, self.shape, self.dtype)

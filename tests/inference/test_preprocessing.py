@@ -11,7 +11,16 @@ import pytest
 from policy_server.config import PreprocessingConfig
 from policy_server.errors import CheckpointError, UnsupportedSpaceError
 from policy_server.inference.preprocessing import Preprocessor
-from sim_clients.protocol.spaces import Box, Dict, Discrete, MultiBinary, Space, Tuple
+from policy_server.networks.flatten import VectorPart
+from sim_clients.protocol.spaces import (
+    Box,
+    Dict,
+    Discrete,
+    MultiBinary,
+    MultiDiscrete,
+    Space,
+    Tuple,
+)
 
 LANES = 5
 
@@ -155,24 +164,46 @@ class Stacks:
         return np.concatenate([np.atleast_1d(frame) for frame in frames], axis=-1)
 
 
+def values(space: Space, n: int, seed: int) -> np.ndarray:
+    """Of a space with one leaf. `[n, *shape]`"""
+    if isinstance(space, Box):
+        return image(space.shape, space.dtype.name, n, seed)
+    rng = np.random.default_rng(seed)
+    options = (
+        2 if isinstance(space, MultiBinary) else getattr(space, "nvec", getattr(space, "n", 0))
+    )
+    drawn = rng.integers(0, options, (n, *space.shape)) + getattr(space, "start", 0)
+    return drawn.astype(space.dtype)
+
+
 @pytest.mark.parametrize("depth", [2, 4])
 @pytest.mark.parametrize(
-    ("shape", "dtype"),
-    [((), "float32"), ((3,), "float32"), ((2, 3), "float32"), ((4, 4, 3), "uint8")],
+    "space",
+    [
+        Box(-1, 1, ()),
+        Box(-1, 1, (3,)),
+        Box(-1, 1, (2, 3)),
+        Box(0, 255, (4, 4, 3), "uint8"),
+        Discrete(5, start=-2),
+        MultiDiscrete([7, 300], "int16"),
+        MultiDiscrete([[2, 3, 4], [5, 6, 7]], start=[[0, 1, 2], [3, 4, 5]]),
+        MultiBinary(4),
+        MultiBinary(()),
+    ],
+    ids=str,
 )
-def test_stacks_belong_to_lanes_and_begin_anew_with_episodes(shape, dtype, depth):
+def test_stacks_belong_to_lanes_and_begin_anew_with_episodes(space, depth):
     rng = np.random.default_rng(1)
-    bounds = (0, 255) if dtype == "uint8" else (-1, 1)
-    made, stacks = make(Box(*bounds, shape, dtype), frame_stack=depth), Stacks(depth)
+    made, stacks = make(space, frame_stack=depth), Stacks(depth)
     begun: set[int] = set()
     for tick in range(60):
         lanes = rng.permutation(LANES)[: rng.integers(1, LANES + 1)]
-        rows = image(shape, dtype, len(lanes), seed=tick)
+        rows = values(space, len(lanes), seed=tick)
         first = np.array([lane not in begun or rng.random() < 0.2 for lane in lanes.tolist()])
         # The true final observation, before the next episode's first one.
         ends = first & np.array([lane in begun for lane in lanes.tolist()])
         if ends.any():
-            finals = image(shape, dtype, int(ends.sum()), seed=1000 + tick)
+            finals = values(space, int(ends.sum()), seed=1000 + tick)
             for _ in range(2):
                 looked = peek(made, finals, lanes[ends])
                 for got, frame, lane in zip(looked, finals, lanes[ends], strict=True):
@@ -181,6 +212,30 @@ def test_stacks_belong_to_lanes_and_begin_anew_with_episodes(shape, dtype, depth
         for got, frame, lane, begins in zip(seen, rows, lanes, first, strict=True):
             np.testing.assert_array_equal(got, stacks.push(lane, frame, begins))
         begun.update(lanes.tolist())
+
+
+def test_a_network_sees_each_choice_of_a_stack_as_one_hot_of_its_own():
+    space = MultiDiscrete([3, 2], start=[1, 0])
+    made = make(space, frame_stack=2)
+    see(made, np.array([[3, 1]]), first=[True])
+    seen = see(made, np.array([[1, 0]]))
+    assert made.space == MultiDiscrete([3, 2, 3, 2], start=[1, 0, 1, 0])
+    part = VectorPart(made.space)
+    np.testing.assert_array_equal(part.numpy(seen), [[0, 0, 1, 0, 1, 1, 0, 0, 1, 0]])
+
+
+def test_choices_and_numbers_beside_each_other_are_both_stacked():
+    space = Dict({"at": Discrete(4), "speed": Box(-1, 1, (2,)), "doors": MultiBinary(2)})
+    made = make(space, frame_stack=2)
+    columns = [np.array([3]), np.array([[0.5, -0.5]], np.float32), np.array([[0, 1]], np.int8)]
+    at, speed, doors = made(columns, np.arange(1), np.ones(1, bool), True)
+    np.testing.assert_array_equal(at, [[3, 3]])
+    np.testing.assert_array_equal(speed, [[0.5, -0.5, 0.5, -0.5]])
+    np.testing.assert_array_equal(doors, [[0, 1, 0, 1]])
+    stacked = made.space
+    assert isinstance(stacked, Dict)
+    assert stacked.spaces["at"] == MultiDiscrete([4, 4])
+    assert stacked.spaces["doors"] == MultiBinary(4)
 
 
 def test_more_lanes_keep_the_stacks_there_are():
