@@ -12,9 +12,9 @@ an update takes, and how the policy acts.
   The gateway makes one, too, and gets the numbers of the learner's.
 - It is made as `Algorithm(spaces, model, training, seed=, device=, reward_scale=, reward_clip=)`.
 - `network`: the one that acts, and learns.
-- `update(batch, env_steps) -> metrics`. Where that takes long it also has
-  `update_in_steps(batch, env_steps)`, a generator (`stepwise.Steps`) that yields where it may be
-  paused and returns the metrics: then the learner can give way to others.
+- `update(batch, env_steps) -> metrics`. Where that takes long it has
+  `update_in_steps(batch, env_steps)` instead, or besides, a generator (`stepwise.Steps`) that yields
+  where it may be paused and returns the metrics: then the learner can give way to others.
 - `state() -> PolicyState` and `load(state)`: all that is needed to go on elsewhere.
 
 `algorithms.ppo` shows one. An algorithm from outside this package is named "module:Algorithm",
@@ -114,9 +114,8 @@ def get(name: str) -> tuple[type[Any], type[Any]]:
         ConfigError: there is none of that name, it cannot be imported, or it is not one.
     """
     training, algorithm = map(_resolve, _entry(name))
-    if name not in _OURS:
-        check_options(training)
-        check_page(algorithm)
+    check_options(training)
+    check_page(algorithm)
     return training, algorithm
 
 
@@ -126,7 +125,11 @@ def training_class(name: str) -> type[Any]:
     Raises:
         ConfigError: as `get`.
     """
-    return _resolve(_entry(name)[0]) if name in _OURS else get(name)[0]
+    if name not in _OURS:
+        return get(name)[0]
+    training = _resolve(_entry(name)[0])
+    check_options(training)
+    return training
 
 
 def registered() -> dict[str, tuple[str, str]]:

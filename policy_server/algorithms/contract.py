@@ -1,4 +1,4 @@
-"""What an algorithm from outside this package must have, looked at before anything starts."""
+"""What an algorithm must have, looked at before anything starts."""
 
 from __future__ import annotations
 

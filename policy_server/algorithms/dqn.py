@@ -5,11 +5,14 @@ Minimises, over steps drawn from a replay buffer,
     E[ w huber(Q(s_t, a_t) - y_t) ],    y_t = R_t + gamma^n Q_target(s_t+n, a*)
 
 with n-step returns R_t, where a* is the best action by Q_target, or by Q itself (`double`), among
-those that are allowed; with a distribution of returns (`num_atoms`) the cross-entropy of the
+those that are allowed; behind a step that terminated its episode the second term of y_t is 0. With
+a distribution of returns (`num_atoms`) the cross-entropy of the
 target distribution, whose atoms R_t + gamma^n z_i are shared out among their neighbours z
 (`ops.c51`), instead of the Huber loss. Dueling streams and noisy layers are the network's
 (`networks.q_network`); draws by priority are those of `replay.draws`. Q_target is a copy of Q,
-renewed now and then. w are the importance weights of prioritised replay.
+renewed now and then. w are the importance weights of prioritised replay; what surprises there is |Q - y|, or,
+with a distribution, its divergence from the target's. Actions are epsilon-greedy (`acting`). By
+default `double`, `dueling` and `prioritized` are on, and the others off.
 
 Source: Mnih et al., https://arxiv.org/abs/1312.5602 and Nature 518 (2015); double: van Hasselt et
 al., https://arxiv.org/abs/1509.06461; prioritised: https://arxiv.org/abs/1511.05952; dueling:
@@ -20,7 +23,8 @@ What can be set is in `dqn_options`. Where this page deviates:
 - Huber's loss, whose gradient is the error clipped to -1..1; Adam instead of RMSProp.
 - An n-step return is shorter where the episode ends sooner, or is not known any further yet.
 - Each stream is one linear layer behind hidden layers that they share, and only these are noisy.
-- beta stays where it is instead of rising to 1; weights are divided by the largest of a draw.
+- Rainbow's exponent of priorities is that of prioritised replay, 0.6, not its own 0.5; beta stays
+  where it is instead of rising to 1; weights are divided by the largest of a draw.
 - Noise is drawn for each gradient step and for each published version: all lanes act with one, and
   `double` chooses a* with the noise of the loss, not with one of its own.
 - With masks the last step of a truncated episode is not learned from: simulators do not tell which

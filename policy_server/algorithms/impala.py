@@ -17,7 +17,7 @@ Source: Espeholt et al., https://arxiv.org/abs/1802.01561, section 4.2. What can
 `impala_options`. Where this page deviates:
 
 - Adam instead of RMSProp; means over the batch instead of sums.
-- Where there are several epochs. The ratio corrects for what the first ones changed, too.
+- A batch may be used several times; the ratios then correct for what the earlier ones changed, too.
 - Steps that were truncated bootstrap from their true final observation.
 """
 
@@ -37,7 +37,6 @@ from policy_server.algorithms.trained import TrainedPolicy, seeded
 from policy_server.algorithms.trajectories import Trajectories
 from policy_server.config import ModelConfig
 from policy_server.networks import PolicyNetwork, build_network
-from policy_server.stepwise import Steps, at_once
 from policy_server.types import Batch, PolicySpaces, PolicyState
 
 
@@ -102,23 +101,16 @@ class IMPALA:
         self._trained = TrainedPolicy(self.network, spaces, device, config.adam_eps)
 
     def update(self, batch: Batch, env_steps: int) -> dict[str, float]:
-        """Learns from one batch. What it reports is of the last gradient step.
+        """One or several gradient steps on one batch; what it reports is of the first of them.
 
         Raises:
             LearnerError: the numbers broke. The weights are spoilt: load the last state.
         """
-        return at_once(self.update_in_steps(batch, env_steps))
-
-    def update_in_steps(self, batch: Batch, env_steps: int) -> Steps[dict[str, float]]:
-        """The same with a pause after each gradient step. Any thread may take any step."""
         c = self.config
         lr = scheduled(c.lr_schedule, c.lr, env_steps)
         entropy_coeff = scheduled(c.entropy_coeff_schedule, c.entropy_coeff, env_steps)
         steps = Trajectories(batch, self.device, *self._rewards)
-        terms: dict[str, torch.Tensor] = {}
-        for _ in range(c.num_epochs):
-            terms = self._descend(steps, lr, entropy_coeff)
-            yield
+        terms, *_ = [self._descend(steps, lr, entropy_coeff) for _ in range(c.num_epochs)]
         metrics = {name: value.item() for name, value in terms.items()}
         metrics |= {"lr": lr, "entropy_coeff": entropy_coeff}
         check_finite("IMPALA", batch, metrics, self._trained.optimizer.weights)
@@ -147,8 +139,9 @@ class IMPALA:
         norm = self._trained.descend(loss, lr, c.grad_clip, c.grad_clip_by)
 
         before = steps.by_step(outlook.values[:-1])
+        terms = {name: value.detach() for name, value in terms.items()}
         return terms | {
-            "total_loss": loss,
+            "total_loss": loss.detach(),
             "grad_norm": norm,
             "vf_explained_var": explained_variance(before, targets),
             "rho_clip_fraction": (log_ratio.exp() > c.vtrace_clip_rho).float().mean(),

@@ -20,7 +20,7 @@ class IMPALATraining(Training):
         gamma: discount per step, 0..1.
         rollout_fragment_length: steps of one unroll.
         train_batch_size: steps per update.
-        num_epochs: gradient steps on each batch, all of it in each; 1 in the paper.
+        num_epochs: how often each step is used, the whole batch at a time; once in the paper.
         vtrace_lambda: trace decay, 0..1 (remark 2 of the paper).
         vtrace_clip_rho: rho-bar, limit of the ratio in the value targets, > 0.
         vtrace_clip_c: c-bar, limit of the ratio in the trace, > 0.

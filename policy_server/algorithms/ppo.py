@@ -7,12 +7,14 @@ Maximises, over several epochs of shuffled minibatches of the same steps,
          - c_vf (V(s_t) - R_t)^2 + c_ent H(pi(s_t)) ]        equation 9
 
 with r_t = pi(a_t | s_t) / pi_old(a_t | s_t), advantages A_t and returns R_t from generalised
-advantage estimation, computed once with the weights of before the update.
+advantage estimation (`ops.gae`), computed once with the weights of before the update. After it c_kl
+becomes 1.5 c_kl where the mean KL was above twice `kl_target`, and c_kl / 2 where it was below half.
 
 Source: Schulman et al., https://arxiv.org/abs/1707.06347. What can be set is in `ppo_options`.
 Where this page deviates:
 
-- Clipping and KL penalty work together; the paper compares them as alternatives.
+- Clipping and KL penalty work together; the paper compares them as alternatives, and adapts c_kl by
+  factors of 2 outside of 1.5 times and 1 / 1.5 of the target.
 - pi_old in r_t is the policy that acted (its log-probability came with the step); in the KL it
   is the policy as it stands before the update. The two are the same unless steps are older.
 - The squared error of the value function is cut off at `vf_clip_param`.

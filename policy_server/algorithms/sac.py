@@ -7,14 +7,21 @@ Critics learn, over steps drawn from a replay buffer,
 with n-step returns R_t, importance weights w of prioritised replay, and the soft value of the present
 policy under slow copies of the critics,
 
-    V(s) = E_u[ sum_k pi(k|s) (min_i Q'_i(s, u)[k] - alpha_k log pi(k|s)) - alpha_u log pi(u|s) ].
+    V(s) = E_u[ sum_k pi(k|s) (min_i Q'_i(s, u)[k] - alpha_k log pi(k|s)) - alpha_u log pi(u|s) ],
+
+which is 0 behind a step that terminated its episode. The copies move by tau of the way with each
+gradient step (`target_network`).
 
 An action is a choice k and reals u, drawn independently of one another given s; critics read u and
 give one number per option, so that the sum over k is exact. Without a choice the sum has one term;
 without reals there is no expectation. The actor minimises minus the same expression under the
-critics themselves, by way of u = tanh(mean + std * noise). The alphas follow
+critics themselves, by way of u = tanh(mean + std * noise), whose density is in `ops.squashed`. The
+alphas follow
 
-    minimise  alpha (H - H_target),    H the policy's entropy, of choices and of reals apart.
+    minimise  alpha (H - H_target),    H the policy's entropy, of choices and of reals apart,
+
+where H_target is minus the number of reals, in units of actions between -1 and 1, and 0.98 times
+what the allowed choices have at most, unless the options say otherwise.
 
 Source: Haarnoja et al., https://arxiv.org/abs/1801.01290 and https://arxiv.org/abs/1812.05905,
 equations 5 to 7 and section 5; choices: Christodoulou, https://arxiv.org/abs/1910.07207; both:
@@ -22,6 +29,7 @@ Delalleau et al., https://arxiv.org/abs/1912.11077. What can be set is in `sac_o
 page deviates:
 
 - log alpha is what is stepped, as in the authors' code.
+- Importance weights count for the critics alone.
 - Of the actions that an n-step return leads through, only the one behind it, inside V, has its
   entropy counted; those between do not.
 - With masks the last step of a truncated episode is not learned from: simulators do not tell which

@@ -36,7 +36,11 @@ def load_network(network: nn.Module, state: PolicyState, name: str = "network") 
     try:
         network.load_state_dict(stored)
     except RuntimeError as error:
-        raise CheckpointError(f"The stored {name} does not fit this one: {error}") from error
+        first = str(error).splitlines()[1:2] or [str(error)]
+        raise CheckpointError(
+            f"The stored {name} does not fit this one ({first[0].strip(' .')[:200]}): set the model and "
+            "the preprocessing that it was trained with, and give it the same spaces."
+        ) from error
 
 
 def tensors_of(

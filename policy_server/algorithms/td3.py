@@ -5,7 +5,8 @@ Critics learn, over steps drawn from a replay buffer,
     y = R_t + gamma^n min_i Q'_i(s_t+n, clip(mu'(s_t+n) + clip(noise, -c, c), -1, 1)),
     minimise E[ w (Q_i(s_t, a_t) - y)^2 ] for each i,
 
-with n-step returns R_t and slow copies Q', mu' of critics and actor. Every `policy_delay` steps
+with n-step returns R_t and slow copies Q', mu' of critics and actor; behind a step that terminated
+its episode y is R_t. Every `policy_delay` steps
 the actor minimises -E[ Q_1(s, mu(s)) ], and the copies move. Actions are in -1..1; w are the
 importance weights of prioritised replay.
 

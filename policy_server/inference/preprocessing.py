@@ -95,7 +95,7 @@ class LeafPreprocessor:
             self.moments = RunningMoments(shape)
             dtype = np.dtype(np.float32)
         self.frame = shape
-        self.stack = config.frame_stack
+        self.stack = config.frame_stack if math.prod(leaf.shape) else 1
         if self.stack > 1:
             shape = (*shape[:-1], shape[-1] * self.stack) if shape else (self.stack,)
         if dtype.kind == "f":
@@ -119,6 +119,8 @@ class LeafPreprocessor:
         if self.dtype.kind == "f":
             bound = self.config.observation_clip if self.moments else math.inf
             return Box(-bound, bound, self.shape, self.dtype)
+        if self.dtype.kind == "b":
+            return Box(False, True, self.shape, self.dtype)
         return Box(np.iinfo(self.dtype).min, np.iinfo(self.dtype).max, self.shape, self.dtype)
 
     def add_lanes(self, lanes: int) -> None:

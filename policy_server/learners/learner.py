@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -136,7 +136,7 @@ class Learner:
             if self._bonus is not None:
                 metrics = drive(self._update_with_bonus(self._bonus, batch, env_steps))
             elif _has_steps(type(self.algorithm)):
-                metrics = drive(self.algorithm.update_in_steps(batch, env_steps))
+                metrics = drive(self._in_steps(batch, env_steps))
             else:
                 metrics = self.algorithm.update(batch, env_steps)
         weights = flat_view(self.algorithm.network) if lend else None
@@ -153,10 +153,19 @@ class Learner:
     ) -> Steps[dict[str, float]]:
         batch, metrics = yield from bonus.add(batch, env_steps)
         if _has_steps(type(self.algorithm)):
-            metrics |= yield from self.algorithm.update_in_steps(batch, env_steps)
+            metrics |= yield from self._in_steps(batch, env_steps)
         else:
             metrics |= self.algorithm.update(batch, env_steps)
         return metrics
+
+    def _in_steps(self, batch: Batch, env_steps: int) -> Steps[dict[str, float]]:
+        steps = self.algorithm.update_in_steps(batch, env_steps)
+        if not isinstance(steps, Generator):
+            raise LearnerError(
+                f"{self.algorithm_name}: expected `update_in_steps` to be a generator, got a "
+                f"{type(steps).__name__}: let it yield where it may be paused, or call it `update`."
+            )
+        return steps
 
     def weights(self) -> np.ndarray:
         """The network as it stands: float32 `[P]`, read-only, a copy."""
@@ -208,13 +217,17 @@ def _check_numbers(algorithm: str, metrics: Any, spoilt: bool) -> None:
     Raises:
         LearnerError: metrics are no dict of finite numbers, or weights are spoilt.
     """
-    if not isinstance(metrics, dict) or not all(
-        isinstance(v, int | float) for v in metrics.values()
-    ):
+    if not isinstance(metrics, dict):
         raise LearnerError(
-            f"{algorithm}: expected `update` to return a dict of numbers by their names, got "
+            f"{algorithm}: expected its update to return a dict of numbers by their names, got "
             f"{metrics!r:.80}."
         )
+    for name, value in metrics.items():
+        if not isinstance(value, int | float):
+            raise LearnerError(
+                f"{algorithm}: expected its update to return a dict of numbers by their names, got "
+                f"{value!r:.80} as {name!r}."
+            )
     broken = [name for name, value in metrics.items() if not math.isfinite(value)]
     if broken or spoilt:
         broken += ["weights"] if spoilt else []

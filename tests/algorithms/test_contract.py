@@ -50,6 +50,22 @@ def test_ours_are_as_those_of_others_must_be(name: str) -> None:
     check_page(page)
 
 
+def test_ours_are_looked_at_like_those_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bare(algorithms.Training):
+        train_batch_size: int = 8
+
+    class Forgetful(Page):
+        load: Any = None
+
+    monkeypatch.setitem(algorithms._PAGES, "PPO", (Fine, Forgetful))
+    with pytest.raises(ConfigError, match=r"methods .*, got none named load"):
+        algorithms.get("PPO")
+    monkeypatch.setitem(algorithms._PAGES, "PPO", (Bare, Page))
+    for look in (algorithms.get, algorithms.training_class):
+        with pytest.raises(ConfigError, match="Bare to be a dataclass"):
+            look("PPO")
+
+
 @dataclass(frozen=True)
 class Demanding(algorithms.Training):
     """Values that only the user knows, after a marker."""

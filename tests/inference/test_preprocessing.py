@@ -189,6 +189,7 @@ def values(space: Space, n: int, seed: int) -> np.ndarray:
         MultiDiscrete([[2, 3, 4], [5, 6, 7]], start=[[0, 1, 2], [3, 4, 5]]),
         MultiBinary(4),
         MultiBinary(()),
+        Box(False, True, (3,), "bool"),
     ],
     ids=str,
 )
@@ -236,6 +237,15 @@ def test_choices_and_numbers_beside_each_other_are_both_stacked():
     assert isinstance(stacked, Dict)
     assert stacked.spaces["at"] == MultiDiscrete([4, 4])
     assert stacked.spaces["doors"] == MultiBinary(4)
+
+
+@pytest.mark.parametrize(
+    "space", [MultiBinary((0,)), MultiDiscrete([]), Box(0, 1, (2, 0))], ids=str
+)
+def test_of_nothing_there_is_no_stack(space):
+    made = make(space, frame_stack=3)
+    assert see(made, np.zeros((2, *space.shape), space.dtype), first=[True, True]).size == 0
+    assert made.space == space
 
 
 def test_more_lanes_keep_the_stacks_there_are():

@@ -195,7 +195,7 @@ def test_what_is_not_learned_need_not_be_finite() -> None:
     metrics = learner.update(batch(learner, 0), 0).metrics
     assert np.isfinite(list(metrics.values())).all()
     assert not np.isfinite(learner.weights()).all()
-    learner.algorithm.update_in_steps = lambda batch, env_steps: iter(())
+    learner.algorithm.update_in_steps = lambda batch, env_steps: (_ for _ in ())
     module = learner.algorithm.network.module
     for part in (module.heads.bias, module.mean):
         with torch.no_grad():

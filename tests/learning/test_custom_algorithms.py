@@ -22,6 +22,7 @@ from policy_server.algorithms.own_loss_options import OwnLossTraining
 from policy_server.config import ModelConfig
 from policy_server.errors import ConfigError, LearnerError
 from policy_server.networks import build_network
+from policy_server.stepwise import at_once
 from policy_server.types import PolicySpaces
 from sim_clients import SessionRefused
 from sim_clients.protocol.spaces import Box, Dict, Discrete, MultiDiscrete, Space
@@ -30,7 +31,7 @@ from tests.algorithms.handmade import random_batch
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "CUSTOM_ALGORITHMS.md").read_text(encoding="utf-8")
 CODE = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-FILES = ("my_losses", "my_algorithm", "my_networks", "my_explorer")
+FILES = ("my_losses", "my_algorithm", "my_replay", "my_networks", "my_explorer")
 
 
 @pytest.fixture
@@ -82,6 +83,33 @@ def greedy_return(config: AlgorithmConfig, updates: int, in_process: bool = True
 )
 def test_the_documents_algorithms_learn(files: Path, name: str, options: dict[str, Any]) -> None:
     assert greedy_return(on(AlgorithmConfig(name)).training(**options), 40) >= 14.5
+
+
+REPLAY = {
+    "gamma": 0.0, "lr": 3e-3, "train_batch_size": 32, "steps_per_update": 128,
+    "samples_per_insert": 8.0, "learning_starts": 256, "target_update_steps": 128,
+    "buffer_size": 5000, "prioritized": True, "save_replay": True,
+}  # fmt: skip
+
+
+def test_the_documents_page_with_replay_learns_and_goes_on_bit_for_bit(files: Path) -> None:
+    config = on(AlgorithmConfig("my_replay:ExpectedSarsa")).training(**REPLAY)
+    assert greedy_return(config, 60) >= 14.5
+
+    page = importlib.import_module("my_replay").ExpectedSarsa
+    options = page.Training(**{**REPLAY, "learning_starts": 20})
+    spaces = PolicySpaces(Box(-9, 9, (3,)), Discrete(4))
+    one, other = (
+        page(spaces, ModelConfig(hidden=(8,)), options, seed=seed, device=torch.device("cpu"))
+        for seed in range(2)
+    )
+    batches = [random_batch(one.network, spaces, 20, 4, seed) for seed in range(4)]
+    for batch in batches[:2]:
+        at_once(one.update_in_steps(batch, 0))
+    other.load(one.state())
+    for batch in batches[2:]:
+        mine, its = (at_once(each.update_in_steps(batch, 0)) for each in (one, other))
+        assert mine == its
 
 
 @pytest.mark.parametrize(
@@ -185,7 +213,9 @@ CHECK = 'check_finite("Elite", batch, metrics, self.trained.optimizer.weights)'
         ("build_network(spaces", "build_net(spaces", r"make_network: NameError: .* \(my_alg.*:\d+"),
         ("self.trained.state()", "{}", "expected `state` to return a PolicyState, got a dict"),
         (CHECK, "metrics['share'] = float('nan')", "got share that are.*network's weights are finite"),
-        (CHECK, "metrics['share'] = 'many'", "to return a dict of numbers by their names, got {'tot"),
+        (CHECK, "metrics['share'] = 'many'", "dict of numbers by their names, got 'many' as 'share'"),
+        ("return metrics", "", "dict of numbers by their names, got None"),
+        ("def update(", "def update_in_steps(", "to be a generator, got a dict: let it yield"),
         (CHECK, "self.trained.optimizer.weights.fill_(float('nan'))", "got weights that are not: "),
     ],
 )  # fmt: skip
