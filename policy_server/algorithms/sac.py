@@ -9,8 +9,8 @@ policy under slow copies of the critics,
 
     V(s) = E_u[ sum_k pi(k|s) (min_i Q'_i(s, u)[k] - alpha_k log pi(k|s)) - alpha_u log pi(u|s) ],
 
-which is 0 behind a step that terminated its episode. The copies move by tau of the way with each
-gradient step (`target_network`).
+which is 0 behind a step that terminated its episode. The copies move by tau of the way
+(`target_network`), with each gradient step unless the options say otherwise.
 
 An action is a choice k and reals u, drawn independently of one another given s; critics read u and
 give one number per option, so that the sum over k is exact. Without a choice the sum has one term;

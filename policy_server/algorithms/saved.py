@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
@@ -36,10 +37,11 @@ def load_network(network: nn.Module, state: PolicyState, name: str = "network") 
     try:
         network.load_state_dict(stored)
     except RuntimeError as error:
-        first = str(error).splitlines()[1:2] or [str(error)]
+        _, *reasons = [*str(error).splitlines(), str(error)]
+        reason = textwrap.shorten(reasons[0].strip().rstrip("."), 200, placeholder=" ...")
         raise CheckpointError(
-            f"The stored {name} does not fit this one ({first[0].strip(' .')[:200]}): set the model and "
-            "the preprocessing that it was trained with, and give it the same spaces."
+            f"The stored {name} does not fit this one ({reason}): set the model, training and "
+            "preprocessing that it was trained with, and give it the same spaces."
         ) from error
 
 

@@ -6,7 +6,8 @@ quantile regression, each against all of
     y_j = R_t + gamma^n (z_j(s_t+n, a') - alpha log pi(a'|s_t+n)),    a' ~ pi,
 
 where z_j are the quantiles of all slow copies in one order, without the largest: this is what keeps
-values from being too high; behind a step that terminated its episode y_j is R_t. The actor minimises E[ alpha log pi(a|s) - mean of all quantiles ].
+values from being too high; behind a step that terminated its episode y_j is R_t. The actor
+minimises E[ alpha log pi(a|s) - mean of all quantiles ].
 
 Source: Kuznetsov et al., https://arxiv.org/abs/2005.04269, algorithm 1; what is SAC's: `sac`. What
 can be set is in `tqc_options`. Where this page deviates: log alpha is what is stepped.

@@ -138,10 +138,10 @@ class LeafPreprocessor:
             frames = torch.from_numpy(rows.astype(np.float32)).permute(0, 3, 1, 2)
             frames = torch.nn.functional.interpolate(frames, self.config.resize, mode="area")
             seen = frames.permute(0, 2, 3, 1).numpy()
-            rows = np.rint(seen).astype(rows.dtype) if rows.dtype.kind in "ui" else seen
+            rows = np.rint(seen).astype(rows.dtype) if rows.dtype.kind in "uib" else seen
         if self.grayscale:
             gray = rows.astype(np.float32) @ _LUMA
-            rows = (np.rint(gray).astype(rows.dtype) if rows.dtype.kind in "ui" else gray)[
+            rows = (np.rint(gray).astype(rows.dtype) if rows.dtype.kind in "uib" else gray)[
                 ..., None
             ]
         return rows

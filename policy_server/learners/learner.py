@@ -153,10 +153,10 @@ class Learner:
     ) -> Steps[dict[str, float]]:
         batch, metrics = yield from bonus.add(batch, env_steps)
         if _has_steps(type(self.algorithm)):
-            metrics |= yield from self._in_steps(batch, env_steps)
+            learned = yield from self._in_steps(batch, env_steps)
         else:
-            metrics |= self.algorithm.update(batch, env_steps)
-        return metrics
+            learned = self.algorithm.update(batch, env_steps)
+        return metrics | learned if isinstance(learned, dict) else learned
 
     def _in_steps(self, batch: Batch, env_steps: int) -> Steps[dict[str, float]]:
         steps = self.algorithm.update_in_steps(batch, env_steps)
@@ -224,9 +224,10 @@ def _check_numbers(algorithm: str, metrics: Any, spoilt: bool) -> None:
         )
     for name, value in metrics.items():
         if not isinstance(value, int | float):
+            got = " ".join(repr(value).split())[:80]
             raise LearnerError(
                 f"{algorithm}: expected its update to return a dict of numbers by their names, got "
-                f"{value!r:.80} as {name!r}."
+                f"{got} as {name!r}."
             )
     broken = [name for name, value in metrics.items() if not math.isfinite(value)]
     if broken or spoilt:

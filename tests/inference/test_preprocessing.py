@@ -123,6 +123,14 @@ def test_flat_bytes_are_an_image_of_one_channel():
     np.testing.assert_array_equal(seen[..., 1:], seen[..., :1])
 
 
+def test_bits_of_a_picture_are_those_of_most_of_it():
+    rows = np.zeros((1, 4, 4, 3), np.bool_)
+    rows[0, 0, 0, 0] = rows[0, 2:, 2:] = True
+    rows[0, 2, 2] = False
+    made = make(Box(False, True, (4, 4, 3), "bool"), resize=(2, 2), grayscale=True)
+    np.testing.assert_array_equal(see(made, rows)[0, :, :, 0], [[False, False], [False, True]])
+
+
 def test_gray_of_other_than_three_channels_is_refused():
     space = Dict({"eye": Box(0, 255, (8, 8, 4), "uint8")})
     with pytest.raises(

@@ -228,6 +228,14 @@ def test_a_page_that_fails_is_told_where(files: Path, old: str, new: str, words:
         trained_and_stored(config, files / "stored")
 
 
+def test_what_no_update_returns_is_told_with_a_bonus_too(files: Path) -> None:
+    text = (files / "my_algorithm.py").read_text()
+    (files / "my_algorithm.py").write_text(text.replace("return metrics", ""))
+    config = on(AlgorithmConfig("my_algorithm:Elite")).exploration("RND")
+    with pytest.raises(LearnerError, match="dict of numbers by their names, got None"):
+        trained_and_stored(config, files / "stored")
+
+
 def test_what_the_page_lacks_is_told_before_anything_starts(files: Path) -> None:
     text = (files / "my_algorithm.py").read_text()
     (files / "my_algorithm.py").write_text(text.replace("def load(", "def laod("))
