@@ -1,6 +1,6 @@
 """IMPALA: an actor-critic that learns from steps of slightly older policies, by V-trace.
 
-Maximises, in one step for each batch, or `num_epochs` of them with the corrections anew for each,
+Maximises, in one step for each batch,
 
     E_t[ log pi(a_t | s_t) A_t - c_vf (V(s_t) - v_t)^2 + c_ent H(pi(s_t)) ]
 
@@ -17,7 +17,6 @@ Source: Espeholt et al., https://arxiv.org/abs/1802.01561, section 4.2. What can
 `impala_options`. Where this page deviates:
 
 - Adam instead of RMSProp; means over the batch instead of sums.
-- A batch may be used several times; the ratios then correct for what the earlier ones changed, too.
 - Steps that were truncated bootstrap from their true final observation.
 """
 
@@ -101,7 +100,7 @@ class IMPALA:
         self._trained = TrainedPolicy(self.network, spaces, device, config.adam_eps)
 
     def update(self, batch: Batch, env_steps: int) -> dict[str, float]:
-        """One or several gradient steps on one batch; what it reports is of the first of them.
+        """One gradient step on one batch.
 
         Raises:
             LearnerError: the numbers broke. The weights are spoilt: load the last state.
@@ -110,17 +109,6 @@ class IMPALA:
         lr = scheduled(c.lr_schedule, c.lr, env_steps)
         entropy_coeff = scheduled(c.entropy_coeff_schedule, c.entropy_coeff, env_steps)
         steps = Trajectories(batch, self.device, *self._rewards)
-        terms, *_ = [self._descend(steps, lr, entropy_coeff) for _ in range(c.num_epochs)]
-        metrics = {name: value.item() for name, value in terms.items()}
-        metrics |= {"lr": lr, "entropy_coeff": entropy_coeff}
-        check_finite("IMPALA", batch, metrics, self._trained.optimizer.weights)
-        return metrics
-
-    def _descend(
-        self, steps: Trajectories, lr: float, entropy_coeff: float
-    ) -> dict[str, torch.Tensor]:
-        """One gradient step on all steps, corrected for the policy as it is now."""
-        c = self.config
         outlook = steps.outlook(self.network.eval())
         with torch.no_grad():
             now = self._trained.distribution(outlook.heads, steps.mask, steps.categories)
@@ -139,14 +127,17 @@ class IMPALA:
         norm = self._trained.descend(loss, lr, c.grad_clip, c.grad_clip_by)
 
         before = steps.by_step(outlook.values[:-1])
-        terms = {name: value.detach() for name, value in terms.items()}
-        return terms | {
-            "total_loss": loss.detach(),
+        terms |= {
+            "total_loss": loss,
             "grad_norm": norm,
             "vf_explained_var": explained_variance(before, targets),
             "rho_clip_fraction": (log_ratio.exp() > c.vtrace_clip_rho).float().mean(),
             "log_ratio_abs": log_ratio.abs().mean(),
         }
+        metrics = {name: value.item() for name, value in terms.items()}
+        metrics |= {"lr": lr, "entropy_coeff": entropy_coeff}
+        check_finite("IMPALA", batch, metrics, self._trained.optimizer.weights)
+        return metrics
 
     def state(self) -> PolicyState:
         """All that `load` needs to go on exactly from here."""

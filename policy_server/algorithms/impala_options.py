@@ -20,7 +20,6 @@ class IMPALATraining(Training):
         gamma: discount per step, 0..1.
         rollout_fragment_length: steps of one unroll.
         train_batch_size: steps per update.
-        num_epochs: how often each step is used, the whole batch at a time; once in the paper.
         vtrace_lambda: trace decay, 0..1 (remark 2 of the paper).
         vtrace_clip_rho: rho-bar, limit of the ratio in the value targets, > 0.
         vtrace_clip_c: c-bar, limit of the ratio in the trace, > 0.
@@ -42,7 +41,6 @@ class IMPALATraining(Training):
     gamma: float = 0.99
     rollout_fragment_length: int = 50
     train_batch_size: int = 500
-    num_epochs: int = 1
     vtrace_lambda: float = 1.0
     vtrace_clip_rho: float = 1.0
     vtrace_clip_c: float = 1.0
@@ -67,7 +65,7 @@ class IMPALATraining(Training):
             options.number(name, 0.0, 1.0)
         for name in ("vf_loss_coeff", "entropy_coeff"):
             options.number(name, 0.0)
-        for name in ("rollout_fragment_length", "train_batch_size", "num_epochs"):
+        for name in ("rollout_fragment_length", "train_batch_size"):
             options.integer(name, 1)
         options.one_of("grad_clip_by", CLIPPINGS)
         for name in ("lr_schedule", "entropy_coeff_schedule"):

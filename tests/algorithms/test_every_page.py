@@ -34,7 +34,7 @@ REPLAY: dict[str, Any] = {
 }  # fmt: skip
 ACTOR_CRITIC = {**REPLAY, "random_steps": 0}
 OPTIONS: dict[str, dict[str, Any]] = {
-    "PG": {}, "A2C": {}, "A3C": {}, "IMPALA": {"num_epochs": 2},
+    "PG": {}, "A2C": {}, "A3C": {}, "IMPALA": {},
     "PPO": {"minibatch_size": 8, "num_epochs": 2},
     "APPO": {"minibatch_size": 8, "num_epochs": 2, "target_update_frequency": 2},
     "DQN": REPLAY, "Rainbow": {**REPLAY, "num_atoms": 5},
