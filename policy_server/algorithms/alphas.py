@@ -27,7 +27,7 @@ class Alphas(nn.Module):
         """Raises the weight of an entropy that is below what is wanted, and lowers it above.
 
         Shapes: entropies `[N]`, wanted `[N]` or a number.
-        Source: Haarnoja et al., https://arxiv.org/abs/1812.05905, equations 17 and 18, with log alpha in
-        place of alpha, as in the authors' code.
+        Source: Haarnoja et al., https://arxiv.org/abs/1812.05905, equations 17 and 18, with log
+        alpha in place of alpha, as in the authors' code.
         """
         return self.log[which] * (entropies.detach() - wanted).mean()

@@ -98,6 +98,11 @@ def check_page(page: type[Any]) -> None:
             f"algorithm: expected {name} to have the methods {', '.join(needed)}, got none named "
             f"{', '.join(missing)}."
         )
+    if inspect.isgeneratorfunction(getattr(page, "update", None)):
+        raise ConfigError(
+            f"algorithm: expected {name}.update to return a dict of numbers by their names, got a "
+            "generator: call it `update_in_steps`, or let it yield nothing."
+        )
     for method, (by_position, by_name) in _CALLS.items():
         found = inspect.getattr_static(page, method, None)
         # Of the class, not of the instance that there is not yet; make_network is asked of it.

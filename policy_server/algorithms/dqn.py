@@ -6,13 +6,13 @@ Minimises, over steps drawn from a replay buffer,
 
 with n-step returns R_t, where a* is the best action by Q_target, or by Q itself (`double`), among
 those that are allowed; behind a step that terminated its episode the second term of y_t is 0. With
-a distribution of returns (`num_atoms`) the cross-entropy of the
-target distribution, whose atoms R_t + gamma^n z_i are shared out among their neighbours z
-(`ops.c51`), instead of the Huber loss. Dueling streams and noisy layers are the network's
-(`networks.q_network`); draws by priority are those of `replay.draws`. Q_target is a copy of Q,
-renewed now and then. w are the importance weights of prioritised replay; what surprises there is |Q - y|, or,
-with a distribution, its divergence from the target's. Actions are epsilon-greedy (`acting`). By
-default `double`, `dueling` and `prioritized` are on, and the others off.
+a distribution of returns (`num_atoms`) the cross-entropy of the target distribution, whose atoms
+R_t + gamma^n z_i are shared out among their neighbours z (`ops.c51`), instead of the Huber loss.
+Dueling streams and noisy layers are the network's (`networks.q_network`); draws by priority are
+those of `replay.draws`. Q_target is a copy of Q, renewed now and then. w are the importance weights
+of prioritised replay; what surprises there is |Q - y|, or, with a distribution, its divergence from
+the target's. Actions are epsilon-greedy (`acting`). By default `double`, `dueling` and
+`prioritized` are on, and the others off.
 
 Source: Mnih et al., https://arxiv.org/abs/1312.5602 and Nature 518 (2015); double: van Hasselt et
 al., https://arxiv.org/abs/1509.06461; prioritised: https://arxiv.org/abs/1511.05952; dueling:

@@ -7,8 +7,9 @@ Maximises, over several epochs of shuffled minibatches of the same steps,
          - c_vf (V(s_t) - R_t)^2 + c_ent H(pi(s_t)) ]        equation 9
 
 with r_t = pi(a_t | s_t) / pi_old(a_t | s_t), advantages A_t and returns R_t from generalised
-advantage estimation (`ops.gae`), computed once with the weights of before the update. After it c_kl
-becomes 1.5 c_kl where the mean KL was above twice `kl_target`, and c_kl / 2 where it was below half.
+advantage estimation (`ops.gae`), computed once with the weights of before the update. After it
+c_kl becomes 1.5 c_kl where the mean KL was above twice `kl_target`, and c_kl / 2 where it was below
+half.
 
 Source: Schulman et al., https://arxiv.org/abs/1707.06347. What can be set is in `ppo_options`.
 Where this page deviates:

@@ -4,8 +4,8 @@ Critics learn, over steps drawn from a replay buffer,
 
     y = R_t + gamma^n V(s_t+n),    minimise E[ w (Q_i(s_t, a_t) - y)^2 / 2 ] for each i,
 
-with n-step returns R_t, importance weights w of prioritised replay, and the soft value of the present
-policy under slow copies of the critics,
+with n-step returns R_t, importance weights w of prioritised replay, and the soft value of the
+present policy under slow copies of the critics,
 
     V(s) = E_u[ sum_k pi(k|s) (min_i Q'_i(s, u)[k] - alpha_k log pi(k|s)) - alpha_u log pi(u|s) ],
 

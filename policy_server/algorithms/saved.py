@@ -38,7 +38,7 @@ def load_network(network: nn.Module, state: PolicyState, name: str = "network") 
         network.load_state_dict(stored)
     except RuntimeError as error:
         told = str(error).splitlines()[1:] or [str(error)]  # behind a line that says where
-        reason = textwrap.shorten(told[0].rstrip("."), 200, placeholder=" ...")
+        reason = textwrap.shorten(told[0].rstrip(". "), 200, placeholder=" ...")
         raise CheckpointError(
             f"The stored {name} does not fit this one ({reason}): set the model, training and "
             "preprocessing that it was trained with, and give it the same spaces."

@@ -119,6 +119,9 @@ class LeafPreprocessor:
         if self.dtype.kind == "f":
             bound = self.config.observation_clip if self.moments else math.inf
             return Box(-bound, bound, self.shape, self.dtype)
+        if not self.image:
+            low, high = (np.tile(bound, self.stack) for bound in (leaf.low, leaf.high))
+            return Box(low, high, self.shape, self.dtype)
         if self.dtype.kind == "b":
             return Box(False, True, self.shape, self.dtype)
         return Box(np.iinfo(self.dtype).min, np.iinfo(self.dtype).max, self.shape, self.dtype)

@@ -12,6 +12,7 @@ import torch
 
 from policy_server.acting import Acting, Perturbed
 from policy_server.config import InferenceConfig, PreprocessingConfig
+from policy_server.errors import CheckpointError
 from policy_server.inference.choosers import chooser_for
 from policy_server.inference.executors import Executor, make_executor
 from policy_server.inference.few_rows import FEW
@@ -169,5 +170,17 @@ class ServedPolicy:
         return {"weights": self.weights(), **self._preprocessor.state()}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Goes on from what `state` returned.
+
+        Raises:
+            CheckpointError: it belongs to another network, or to other spaces.
+        """
+        stored, own = state["weights"].size, self.weights().size
+        if stored != own:
+            raise CheckpointError(
+                f"Policy {self.name!r}: the stored network has {stored} weights and this one {own}: "
+                "set the model, training and preprocessing that it was trained with, and give it the "
+                "same spaces."
+            )
         self.load(state["weights"])
         self._preprocessor.load(state)

@@ -204,8 +204,11 @@ class Learner:
                 f"Policy {self.policy_name!r}: expected the state of {self.algorithm_name!r}, got "
                 f"that of {stored!r}: set the same algorithm, or start without the checkpoint."
             )
-        with told(self.algorithm_name):
-            self.algorithm.load(state)
+        try:
+            with told(self.algorithm_name):
+                self.algorithm.load(state)
+        except CheckpointError as error:
+            raise CheckpointError(f"Policy {self.policy_name!r}: {error}") from error
         if self._bonus is not None:
             self._bonus.load(state)
         self.updates = int(state.data["updates"])

@@ -20,7 +20,7 @@ import torch
 
 from policy_server.errors import CheckpointError
 from policy_server.networks.snapshot import as_tensor
-from policy_server.replay.remedy import WITHOUT
+from policy_server.replay.remedy import WITHOUT, check_dtypes
 from policy_server.types import Batch
 
 StatesBefore = Callable[[Batch, np.ndarray, np.ndarray], np.ndarray]
@@ -127,6 +127,7 @@ class SequenceBuffer:
             leaves = [as_tensor(leaf[:0]) for leaf in batch.final_obs]
             remembered = 0 if batch.state is None else batch.state.shape[1]
             self._allocate(leaves, batch.categories.shape[2], width, remembered)
+        check_dtypes((self._columns[f"obs.{i}"] for i in range(self._leaves)), batch.final_obs)
         t, b, lengths, burned = self._cut(batch)
         first = np.where(burned, t - self._burn_in, t)
         states = self._states_before(batch, first, b)

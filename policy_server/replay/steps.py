@@ -22,7 +22,7 @@ import torch
 
 from policy_server.errors import CheckpointError, ConfigError
 from policy_server.networks.snapshot import as_tensor
-from policy_server.replay.remedy import WITHOUT
+from policy_server.replay.remedy import WITHOUT, check_dtypes
 from policy_server.types import Batch
 
 log = logging.getLogger(__name__)
@@ -127,6 +127,7 @@ class StepBuffer:
                 [*batch.final_obs], batch.categories.shape[2], batch.reals.shape[2], width,
                 rewards.shape[2:],
             )  # fmt: skip
+        check_dtypes(self._obs, batch.final_obs)
         rows = self._wanted(batch).sum(0) + np.bincount(
             batch.final_index[:, 1], minlength=len(batch.lanes)
         )

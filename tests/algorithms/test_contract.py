@@ -241,6 +241,11 @@ class BoundNetwork(Page):
     def make_network(self, spaces: Any, model: Any, training: Any) -> Any: ...  # type: ignore[override]
 
 
+class SteppingUpdate(Page):
+    def update(self, batch: Any, env_steps: int) -> Any:
+        yield
+
+
 @pytest.mark.parametrize(
     ("page", "words"),
     [
@@ -249,6 +254,7 @@ class BoundNetwork(Page):
         (DelegatingWithoutNetwork, "got none named make_network"),
         (NoLoad, "NoLoad to have the methods .*, got none named load"),
         (FewArguments, r"FewArguments.update to take \(batch, env_steps\), got something else"),
+        (SteppingUpdate, "SteppingUpdate.update to return .*generator: call it `update_in_steps`"),
         (OwnConstructor, r"OwnConstructor to take \(spaces, model, training, seed=, device="),
         (BoundNetwork, r"BoundNetwork.make_network to take \(spaces, model=, training=\)"),
     ],

@@ -18,6 +18,7 @@ from policy_server.algorithms.trained import TrainedPolicy
 from policy_server.config import ModelConfig
 from policy_server.errors import CheckpointError, LearnerError
 from policy_server.networks import build_network
+from policy_server.stepwise import at_once
 from policy_server.types import Batch, PolicySpaces
 from sim_clients.protocol.limits import NUMBER_LIMIT, REWARD_LIMIT
 from sim_clients.protocol.spaces import Box, Discrete
@@ -71,6 +72,13 @@ def make(name: str, seed: int, model: ModelConfig = MODEL, **options: Any) -> An
     return page(spaces(name), model, config, seed=seed, device=torch.device("cpu"))
 
 
+def updated(page: Any, batch: Batch, env_steps: int) -> dict[str, float]:
+    """At once, where a page has only `update_in_steps`, too."""
+    if callable(getattr(page, "update", None)):
+        return page.update(batch, env_steps)
+    return at_once(page.update_in_steps(batch, env_steps))
+
+
 REMEMBERING = [name for name in OPTIONS if algorithms.training_class(name).supports.recurrent]
 MODELS = [(name, MODEL) for name in OPTIONS] + [
     (name, dataclasses.replace(MODEL, memory=memory, memory_size=4, memory_steps=3))
@@ -111,14 +119,14 @@ def test_three_updates_and_three_elsewhere_are_six(name: str, model: ModelConfig
     one, other = make(name, 0, model), make(name, 0 if name in ("ES", "ARS") else 1, model)
     played = batches(name, 6, one.network.state_size)
     for i, batch in enumerate(played[:3]):
-        one.update(batch, 20 * i)
+        updated(one, batch, 20 * i)
     if name == "PG":  # what waits for the end of its episode is lost, and the page says so
         waiting, before = one._episodes.waiting, one._episodes.given_up
         one.load(one.state())
         assert one._episodes.given_up == before + waiting > before
     other.load(one.state())
     for i, batch in enumerate(played[3:]):
-        mine, its = one.update(batch, 60 + 20 * i), other.update(batch, 60 + 20 * i)
+        mine, its = updated(one, batch, 60 + 20 * i), updated(other, batch, 60 + 20 * i)
         assert mine == its
     for (key, mine), its in zip(
         one.network.state_dict().items(), other.network.state_dict().values(), strict=True
@@ -134,7 +142,7 @@ def test_updates_change_the_network_that_acts(name: str) -> None:
         before = heads(made.network, obs).clone()
         for i, batch in enumerate(batches(name, 3, made.network.state_size)):
             with torch.enable_grad():
-                metrics = made.update(batch, 20 * i)
+                metrics = updated(made, batch, 20 * i)
         assert all(isinstance(value, float) for value in metrics.values())
         assert not torch.equal(heads(made.network, obs), before)
 
@@ -148,7 +156,7 @@ def heads(network: Any, obs: tuple[torch.Tensor, ...]) -> torch.Tensor:
 
 def update_often(name: str, made: Any) -> None:
     for i, batch in enumerate(batches(name, 6, made.network.state_size)):
-        made.update(batch, 20 * i)
+        updated(made, batch, 20 * i)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -185,7 +193,7 @@ def test_absurd_numbers_that_are_accepted_stop_nothing(
                 leaf[1:3, 2:] = -NUMBER_LIMIT
             batch.rewards[1:3, ::2] = REWARD_LIMIT
             batch.rewards[1:3, 1::2] = -REWARD_LIMIT
-        made.update(batch, 20 * i)  # raises LearnerError where a number broke
+        updated(made, batch, 20 * i)  # raises LearnerError where a number broke
     for optimizer in optimizers(made):
         for part in optimizer.changes:
             assert torch.isfinite(part).all(), "what is infinite stays so, and moves no more"

@@ -248,6 +248,28 @@ def test_choices_and_numbers_beside_each_other_are_both_stacked():
 
 
 @pytest.mark.parametrize(
+    "space",
+    [
+        Box(0, 1, (3,), "uint8"),
+        Box(0, 255, (3,), "uint8"),
+        Box(np.array([-3, 0], "int16"), np.array([3, 9], "int16"), (2,), "int16"),
+        Box(0, 7, (), "uint8"),
+        Box(False, True, (2, 2), "bool"),
+    ],
+    ids=str,
+)
+def test_a_stack_is_within_the_bounds_of_its_frames_and_scaled_as_they_are(space):
+    made = make(space, frame_stack=2)
+    assert isinstance(made.space, Box)
+    for stacked, bound in ((made.space.low, space.low), (made.space.high, space.high)):
+        np.testing.assert_array_equal(
+            np.reshape(stacked, (*made.space.shape[:-1], 2, -1)),
+            np.stack([np.reshape(bound, bound.shape or (1,))] * 2, axis=-2),
+        )
+    assert VectorPart(made.space).scale == VectorPart(space).scale
+
+
+@pytest.mark.parametrize(
     "space", [MultiBinary((0,)), MultiDiscrete([]), Box(0, 1, (2, 0))], ids=str
 )
 def test_of_nothing_there_is_no_stack(space):

@@ -9,6 +9,7 @@ import pytest
 
 from policy_server.acting import Stochastic
 from policy_server.config import InferenceConfig, ModelConfig, PreprocessingConfig
+from policy_server.errors import CheckpointError
 from policy_server.inference.few_rows import FEW
 from policy_server.inference.sampling import Choice
 from policy_server.inference.served import ServedPolicy
@@ -126,6 +127,14 @@ def test_state_goes_on_elsewhere():
     some = np.zeros((N, 4), np.int64), np.zeros((N, 2), np.float32), np.arange(N)
     mine, theirs = policy.log_prob(OBS, None, *some), other.log_prob(OBS, None, *some)
     np.testing.assert_array_equal(theirs, mine)
+
+
+def test_another_networks_state_is_refused():
+    words = (
+        r"'policy': the stored network has \d+ weights and this one \d+: set the model, training"
+    )
+    with pytest.raises(CheckpointError, match=words):
+        served().restore(served(hidden=(9,)).state())
 
 
 def test_one_option_is_certain():

@@ -91,6 +91,15 @@ def test_state_of_another_algorithm_is_refused() -> None:
         learner.load(dataclasses.replace(state, data={**state.data, "algorithm": "DQN"}))
 
 
+def test_state_of_another_network_is_refused_by_the_name_of_its_policy() -> None:
+    other = Learner(
+        "red", SPACES, "PPO", TRAINING, ModelConfig(hidden=(9,)), PreprocessingConfig(),
+        seed=0, device="cpu",
+    )  # fmt: skip
+    with pytest.raises(CheckpointError, match=r"^Policy 'blue': The stored network does not fit"):
+        make().load(other.state())
+
+
 def test_rewards_are_preprocessed_here() -> None:
     plain, scaled = (
         make(),

@@ -136,6 +136,17 @@ def test_state_goes_on_elsewhere() -> None:
         buffer(made, 99).load(*one.state())
 
 
+def test_a_stored_buffer_keeps_observations_of_its_own_kind_only() -> None:
+    batch, made = played(True)
+    one, other = buffer(made), buffer(made)
+    one.insert(batch, batch.rewards)
+    other.load(*one.state())
+    halves = [tuple(leaf.astype(np.float16) for leaf in of) for of in (batch.obs, batch.final_obs)]
+    batch = dataclasses.replace(batch, obs=halves[0], final_obs=halves[1])
+    with pytest.raises(CheckpointError, match="as float32, and now they come as float16: set the"):
+        other.insert(batch, batch.rewards)
+
+
 def test_padding_is_a_value_of_its_space() -> None:
     """Where 0 is no option, a network cannot look at it."""
     batch, made = played(True)

@@ -241,6 +241,17 @@ def test_it_goes_on_elsewhere() -> None:
         StepBuffer(100, CPU).load(*one.state())
 
 
+def test_a_stored_buffer_keeps_observations_of_its_own_kind_only() -> None:
+    one, other = StepBuffer(120, CPU), StepBuffer(120, CPU)
+    batch = Streams(5, 3).batch(7)
+    one.insert(batch, batch.rewards)
+    other.load(*one.state())
+    halves = [tuple(leaf.astype(np.float16) for leaf in of) for of in (batch.obs, batch.final_obs)]
+    batch = dataclasses.replace(batch, obs=halves[0], final_obs=halves[1])
+    with pytest.raises(CheckpointError, match="as float32, and now they come as float16: set the"):
+        other.insert(batch, batch.rewards)
+
+
 def test_uniform_draws_take_all_alike() -> None:
     buffer = play(StepBuffer, 100, 0, 1, masked=False)
     draws = UniformDraws(buffer, np.random.default_rng(0))
