@@ -182,7 +182,8 @@ def test_train_evaluate_inspect_plot(tmp_path):
     assert "--force" in again.stderr
     other = command(*arguments[:-1], "--resume", "--set", "model.hidden=[32]", cwd=tmp_path)
     assert other.returncode == 2
-    assert "another model" in other.stderr
+    assert "Policy 'default_policy': the stored network has" in other.stderr
+    assert "set the model, training and preprocessing" in other.stderr
     assert "Traceback" not in other.stderr
     checkpoint = summary["checkpoint"]
     result = command("inspect", checkpoint, "--json", cwd=tmp_path)
