@@ -24,7 +24,8 @@ What can be set is in `dqn_options`. Where this page deviates:
 - An n-step return is shorter where the episode ends sooner, or is not known any further yet.
 - Each stream is one linear layer behind hidden layers that they share, and only these are noisy.
 - Rainbow's exponent of priorities is that of prioritised replay, 0.6, not its own 0.5; beta stays
-  where it is instead of rising to 1; weights are divided by the largest of a draw.
+  where it is instead of rising to 1; weights are divided by the largest of a draw. Its `lr` and
+  `adam_eps` are those of DQN, 5e-4 and 1e-8; the paper's 6.25e-5 and 1.5e-4.
 - Noise is drawn for each gradient step and for each published version: all lanes act with one, and
   `double` chooses a* with the noise of the loss, not with one of its own.
 - With masks the last step of a truncated episode is not learned from: simulators do not tell which

@@ -1,7 +1,7 @@
 """QMIX: the value of what several agents do together, monotonic in what each thinks of its part.
 
-Each agent i has a utility Q_i(o_i, a_i) of what it alone sees (with `model.memory`, of its episode so
-far), and a mixing network, which sees the state s of the whole, makes of them
+Each agent i has a utility Q_i(o_i, a_i) of what it alone sees (with `model.memory`, of its episode
+so far), and a mixing network, which sees the state s of the whole, makes of them
 
     Q_tot(s, a) = f(Q_1(o_1, a_1), ..., Q_N(o_N, a_N); s),    dQ_tot / dQ_i >= 0,
 
@@ -14,19 +14,22 @@ one hidden layer whose weights are absolute values of what other networks make o
 
 is minimised; a* are the agents' best actions by Q_i (`double`) or by their slow copies, among those
 that are allowed. Where the group tells no state, the mixing network sees what all agents see. With
-`mixer` "vdn" f is the sum. w are the importance weights of prioritised replay.
+`mixer` "vdn" f is the sum. w are the importance weights of prioritised replay, where a sequence's
+priority is the mean of |error| over its steps.
 
 Source: Rashid et al., QMIX, https://arxiv.org/abs/1803.11485, section 4, equations 5 and 6; Sunehag
 et al., Value-decomposition networks, https://arxiv.org/abs/1706.05296. What can be set is in
 `qmix_options`. Where this page deviates:
 
 - n-step returns, shorter at the end of a sequence; `double` is on unless it is switched off.
-- Sequences of bounded length, which begin with the memory's stored state, instead of whole episodes.
+- Sequences of bounded length, which begin with the memory's stored state, instead of whole
+  episodes. The slow copies are renewed each `target_update_steps` collected steps, instead of 200
+  episodes.
 - Agents see what their simulator shows them: not their last action, unless it is part of that.
 - Adam instead of RMSProp; utilities have no memory unless `model.memory` says so.
 - Errors beyond `ERROR_LIMIT` are not learned from.
-- With masks the last step of an unroll, and of a truncated episode, is not learned from: which actions
-  were allowed behind it is not known.
+- With masks the last step of an unroll, and of a truncated episode, is not learned from: which
+  actions were allowed behind it is not known.
 """
 
 from __future__ import annotations

@@ -23,9 +23,13 @@ Source: Kapturowski et al., Recurrent Experience Replay in Distributed Reinforce
 - The memory sees what the simulator shows: neither the last action nor the last reward.
 - n-step returns are shorter at the end of a sequence, and bootstrap from what is seen there.
 - All lanes explore with the same epsilon, on a schedule.
-- beta stays where it is; weights are divided by the largest of a draw.
-- With masks the last step of an unroll, and of a truncated episode, is not learned from: which actions
-  were allowed behind it is not known.
+- A new sequence comes in with the largest priority so far, instead of one that whoever acts
+  computes. beta stays where it is; weights are divided by the largest of a draw.
+- The target network is renewed each `target_update_steps` collected steps, by default with about
+  every fourth gradient step; the paper's with every 2500th. Sequences have 20 steps by default, as
+  have burn-ins; the paper's 80 and 40.
+- With masks the last step of an unroll, and of a truncated episode, is not learned from: which
+  actions were allowed behind it is not known.
 """
 
 from __future__ import annotations

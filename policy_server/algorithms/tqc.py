@@ -1,16 +1,22 @@
 """Truncated quantile critics: SAC whose critics know distributions, without their upper ends.
 
 Each critic gives M quantiles of the return. Over steps drawn from a replay buffer they learn by
-quantile regression, each against all of
+quantile regression, each z_i against all of
 
-    y_j = R_t + gamma^n (z_j(s_t+n, a') - alpha log pi(a'|s_t+n)),    a' ~ pi,
+    y_j = R_t + gamma^n (z'_j(s_t+n, a') - alpha log pi(a'|s_t+n)),    a' ~ pi,
+    minimise E[ w mean_ij |tau_i - 1(y_j < z_i)| huber(y_j - z_i) ],    tau_i = (i - 1/2) / M,
 
-where z_j are the quantiles of all slow copies in one order, without the largest: this is what keeps
-values from being too high; behind a step that terminated its episode y_j is R_t. The actor
-minimises E[ alpha log pi(a|s) - mean of all quantiles ].
+where z'_j are the quantiles of all slow copies in one order, without the largest: this is what
+keeps values from being too high; behind a step that terminated its episode y_j is R_t. w are the
+importance weights of prioritised replay, huber is that with kappa = 1. The actor minimises
+E[ alpha log pi(a|s) - mean of all quantiles ].
 
 Source: Kuznetsov et al., https://arxiv.org/abs/2005.04269, algorithm 1; what is SAC's: `sac`. What
-can be set is in `tqc_options`. Where this page deviates: log alpha is what is stepped.
+can be set is in `tqc_options`. Where this page deviates:
+
+- log alpha is what is stepped.
+- By default there are two critics, with the hidden layers of `model`; the paper has five, each with
+  three layers of 512.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 import torch
 from group_spaces import of_two
 from handmade import random_batch
-from test_every_page import MODEL, OPTIONS, heads, in_turn, seen
+from test_every_page import MODEL, OPTIONS, heads, in_turn, seen, updated
 from torch import nn
 
 from policy_server import algorithms
@@ -48,7 +48,7 @@ def learn(made: Any, spaces: PolicySpaces) -> None:
     for i, batch in enumerate(in_turn([random_batch(network, spaces, 5, 4, i) for i in range(3)])):
         np.clip(batch.reals, -0.99, 0.99, out=batch.reals)
         state = np.zeros((4, made.network.state_size), np.float32)
-        made.update(dataclasses.replace(batch, state=state), 20 * i)
+        updated(made, dataclasses.replace(batch, state=state), 20 * i)
 
 
 @pytest.mark.parametrize("action", ACTIONS)
