@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from other_dtype import refuses_halves
 
 from policy_server.algorithms.observations import ObservationRows
 from policy_server.algorithms.sequences import states_before
@@ -141,10 +142,7 @@ def test_a_stored_buffer_keeps_observations_of_its_own_kind_only() -> None:
     one, other = buffer(made), buffer(made)
     one.insert(batch, batch.rewards)
     other.load(*one.state())
-    halves = [tuple(leaf.astype(np.float16) for leaf in of) for of in (batch.obs, batch.final_obs)]
-    batch = dataclasses.replace(batch, obs=halves[0], final_obs=halves[1])
-    with pytest.raises(CheckpointError, match="as float32, and now they come as float16: set the"):
-        other.insert(batch, batch.rewards)
+    refuses_halves(other, batch)
 
 
 def test_padding_is_a_value_of_its_space() -> None:

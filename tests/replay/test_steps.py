@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from other_dtype import refuses_halves
 from streams import Lane, Streams
 
 from policy_server.errors import CheckpointError, ConfigError
@@ -246,10 +247,7 @@ def test_a_stored_buffer_keeps_observations_of_its_own_kind_only() -> None:
     batch = Streams(5, 3).batch(7)
     one.insert(batch, batch.rewards)
     other.load(*one.state())
-    halves = [tuple(leaf.astype(np.float16) for leaf in of) for of in (batch.obs, batch.final_obs)]
-    batch = dataclasses.replace(batch, obs=halves[0], final_obs=halves[1])
-    with pytest.raises(CheckpointError, match="as float32, and now they come as float16: set the"):
-        other.insert(batch, batch.rewards)
+    refuses_halves(other, batch)
 
 
 def test_uniform_draws_take_all_alike() -> None:
